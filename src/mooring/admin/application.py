@@ -1,0 +1,64 @@
+"""Joins the handlers of all nouns into one application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+import mooring
+from mooring.admin import (
+    apply,
+    endpoints,
+    external_services,
+    keys,
+    problems,
+    projects,
+    secrets,
+    services,
+    usage,
+    users,
+    version,
+)
+from mooring.admin.parts import AdminParts, ReadLogs
+from mooring.control.authentication import Authenticator
+from mooring.control.context import Context
+from mooring.control.orders import AwaitAcknowledged, Orders
+from mooring.control.sealing import Sealer
+from mooring.settings import Settings
+from mooring.store.database import Database
+
+OPENAPI_PATH = "/manage/v1/openapi.json"
+NOUNS = (projects, services, external_services, endpoints, keys, secrets, users, usage, apply, version)
+
+
+def build_admin(
+    *,
+    db: Database,
+    sealer: Sealer,
+    settings: Settings,
+    await_acknowledged: AwaitAcknowledged,
+    read_logs: ReadLogs,
+) -> FastAPI:
+    """Return the management API as an ASGI application.
+
+    Args:
+        db: used from the event loop that runs the application.
+        sealer: of this installation.
+        settings: of this installation.
+        await_acknowledged: `(version, timeout_s)` → the gateway workers that did not get that version in time.
+        read_logs: `(service id, lines per replica)` → what its engines wrote last.
+    """
+    app = FastAPI(
+        title="Mooring management API",
+        version=mooring.__version__,
+        openapi_url=OPENAPI_PATH,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    orders = Orders(db, Context(settings, sealer), await_acknowledged)
+    app.state.parts = AdminParts(orders, Authenticator(db, sealer), read_logs)
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    problems.install(app)
+    return app

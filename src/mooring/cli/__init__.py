@@ -1,0 +1,1 @@
+"""The `mooring` command: starts the platform, and talks to a running one through its management API."""

@@ -1,0 +1,46 @@
+"""`mooring apply`: make what the documents say true, all of it or nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mooring.cli.session import Format, Session, connected
+
+
+@connected
+def apply(
+    session: Session,
+    file: Annotated[
+        list[str],
+        typer.Option("--file", "-f", help="YAML or JSON file, folder, or - for stdin. May be repeated."),
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the services are healthy.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 600.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")] = False,
+) -> None:
+    """Create or update what the documents describe, in one transaction.
+
+    Example: [bold]mooring apply -f examples/ --wait[/bold]
+    """
+    from mooring.cli import kinds, output, waiting
+    from mooring.cli.documents import read_documents
+
+    items = kinds.apply_documents(session.client, read_documents(file), dry_run=dry_run)
+    if wait and not dry_run:
+        items = waiting.wait_for_services(session.client, items, timeout)
+    if session.output is Format.table:
+        _print_actions(items, dry_run)
+    else:
+        output.print_data({"items": items}, session.output)
+
+
+def _print_actions(items: list[dict], dry_run: bool) -> None:
+    for item in items:
+        would = "would be " if dry_run and item["action"] != "unchanged" else ""
+        name = f"{item['kind']} {item['metadata']['name']}"
+        print(f"{name} {would}{item['action']}  {item.get('id', '')}".rstrip())
+        if key := item.get("status", {}).get("key"):
+            print(f"  key: {key}\n  access key: {item['status'].get('accessKey', '')}")
+            print("  This is the only time they are shown.")

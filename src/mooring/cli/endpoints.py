@@ -1,0 +1,103 @@
+"""`mooring endpoints …`: what callers put into `model`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mooring.cli.kinds import apply_documents, find_kind, get_object
+from mooring.cli.objects import Name, Tag, change_object, delete_object, list_objects
+from mooring.cli.output import print_data, print_objects
+from mooring.cli.problems import NotFoundError, UsageError
+from mooring.cli.session import Project, Session, connected
+
+app = typer.Typer(help="What callers put into `model`.", no_args_is_help=True)
+Services = Annotated[
+    list[str],
+    typer.Option("--service", "-s", help="Service behind it, as NAME or NAME:WEIGHT. May be repeated."),
+]
+
+
+@app.command("list")
+@connected
+def list_(session: Session, project: Project = "default", tag: Tag = "") -> None:
+    """List the endpoints of a project.
+
+    Example: [bold]mooring endpoints list[/bold]
+    """
+    list_objects(session, "endpoint", project, tag)
+
+
+@app.command()
+@connected
+def get(session: Session, name: Name, project: Project = "default") -> None:
+    """Show an endpoint.
+
+    Example: [bold]mooring endpoints get chat -o json[/bold]
+    """
+    print_data(get_object(session.client, find_kind("endpoint"), name, project), session.output)
+
+
+@app.command()
+@connected
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    service: Services,
+    project: Project = "default",
+) -> None:
+    """Create an endpoint, or point an existing one elsewhere: its id stays, its callers notice nothing.
+
+    Example: [bold]mooring endpoints create chat -s demo:9 -s demo2:1[/bold]
+    """
+    spec: dict[str, Any] = {"services": [_target(text) for text in service]}
+    metadata: dict[str, Any] = {"name": name, "project": project}
+    try:
+        existing = get_object(session.client, find_kind("endpoint"), name, project)
+        metadata, spec = existing["metadata"], {**existing["spec"], **spec}
+    except NotFoundError:
+        pass
+    document = {"kind": "Endpoint", "metadata": metadata, "spec": spec}
+    print_objects(apply_documents(session.client, [document]), find_kind("endpoint").columns, session.output)
+
+
+@app.command()
+@connected
+def delete(
+    session: Session,
+    name: Name,
+    project: Project = "default",
+) -> None:
+    """Delete an endpoint.
+
+    Example: [bold]mooring endpoints delete chat[/bold]
+    """
+    delete_object(session, "endpoint", name, project)
+
+
+@app.command()
+@connected
+def enable(session: Session, name: Name, project: Project = "default") -> None:
+    """Take calls again.
+
+    Example: [bold]mooring endpoints enable chat[/bold]
+    """
+    change_object(session, find_kind("endpoint"), name, project, {"enabled": True})
+
+
+@app.command()
+@connected
+def disable(session: Session, name: Name, project: Project = "default") -> None:
+    """Refuse calls with a clear error and keep the configuration.
+
+    Example: [bold]mooring endpoints disable chat[/bold]
+    """
+    change_object(session, find_kind("endpoint"), name, project, {"enabled": False})
+
+
+def _target(text: str) -> dict[str, Any]:
+    name, _, weight = text.partition(":")
+    if weight and not weight.isdigit():
+        raise UsageError(f"--service {text}: the weight is not a whole number.", "Write NAME or NAME:WEIGHT.")
+    return {"name": name, "weight": int(weight or 1)}

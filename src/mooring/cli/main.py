@@ -1,0 +1,66 @@
+"""The `mooring` command, and the one place where a failure becomes a message and an exit status.
+
+Exit status: 0 done · 1 refused or failed · 2 wrong usage. Command modules import the heavy parts on use, so
+that `mooring --help` and `mooring up` start quickly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from mooring.cli import admin, apply, chat, deploy, doctor, endpoints, keys, objects, services, up, usage
+from mooring.cli.problems import CommandError
+
+app = typer.Typer(
+    name="mooring",
+    help="Deploy language models and govern them behind one gateway.",
+    epilog="Start with: mooring up",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command(rich_help_panel="Platform")(up.up)
+app.command(rich_help_panel="Platform")(doctor.doctor)
+app.add_typer(admin.app, name="admin", rich_help_panel="Platform")
+app.command(rich_help_panel="Models")(deploy.deploy)
+app.command(rich_help_panel="Models")(chat.chat)
+app.add_typer(services.app, name="services", rich_help_panel="Models")
+app.add_typer(endpoints.app, name="endpoints", rich_help_panel="Models")
+app.add_typer(keys.app, name="keys", rich_help_panel="Models")
+app.command(rich_help_panel="Models")(usage.usage)
+app.command(rich_help_panel="Objects")(apply.apply)
+app.command(rich_help_panel="Objects")(objects.get)
+app.command(rich_help_panel="Objects")(objects.delete)
+
+
+@app.command(rich_help_panel="Platform")
+def version() -> None:
+    """Show the version.
+
+    Example: [bold]mooring version[/bold]
+    """
+    from mooring import __version__
+
+    print(f"mooring {__version__}")
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit status."""
+    try:
+        app(arguments)
+    except CommandError as error:
+        print(f"Error: {error.message}", file=sys.stderr)
+        if error.next_step:
+            print(error.next_step, file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader left (`mooring get keys | head`): nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

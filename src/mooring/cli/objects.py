@@ -1,0 +1,71 @@
+"""`mooring get` and `mooring delete`: the same for every kind. The commands of a kind build on them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mooring.cli.kinds import API, Kind, find_kind, get_object, object_path
+from mooring.cli.output import print_data, print_objects, say
+from mooring.cli.session import Project, Session, connected
+
+KindWord = Annotated[
+    Kind,
+    typer.Argument(parser=find_kind, metavar="KIND", help="service, external, endpoint, key, secret, project…"),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id.")]
+Tag = Annotated[str, typer.Option("--tag", metavar="KEY=VALUE", help="Only with this tag.")]
+
+
+@connected
+def get(
+    session: Session,
+    kind: KindWord,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name or id; without it, all.")] = "",
+    project: Project = "default",
+    all_projects: Annotated[bool, typer.Option("--all-projects", "-A", help="Of every project.")] = False,
+    tag: Tag = "",
+) -> None:
+    """Show one object, or list all of a kind.
+
+    Example: [bold]mooring get endpoints -o yaml[/bold]
+    """
+    if name:
+        print_data(get_object(session.client, kind, name, project), session.output)
+    else:
+        list_objects(session, kind.name, "" if all_projects else project, tag)
+
+
+@connected
+def delete(
+    session: Session,
+    kind: KindWord,
+    name: Name,
+    project: Project = "default",
+) -> None:
+    """Delete an object.
+
+    Example: [bold]mooring delete endpoint chat[/bold]
+    """
+    delete_object(session, kind.name, name, project)
+
+
+def list_objects(session: Session, word: str, project: str, tag: str = "") -> None:
+    """Print all objects of the kind that `word` names; project "" means every project."""
+    kind = find_kind(word)
+    items = session.client.items(f"{API}/{kind.collection}", project=project, tag=tag.replace("=", ":", 1))
+    print_objects(items, kind.columns, session.output)
+
+
+def delete_object(session: Session, word: str, name: str, project: str) -> None:
+    """Delete the object with this name or id and say so."""
+    kind = find_kind(word)
+    item = session.client.delete(object_path(kind, name), project=project)
+    say(f"{kind.name} {item['metadata']['name']} deleted ({item['id']}).")
+
+
+def change_object(session: Session, kind: Kind, name: str, project: str, spec: dict[str, Any]) -> None:
+    """Merge `spec` into the object's and print how it is then."""
+    item = session.client.patch(object_path(kind, name), {"spec": spec}, project=project)
+    print_objects([item], kind.columns, session.output)

@@ -1,0 +1,186 @@
+"""The one shape of everything that is managed: kind, id, metadata, spec, status. And how a bad one is explained.
+
+Nouns are frozen pydantic models; on the wire their keys are camelCase. `read` turns what a user wrote into a noun
+and names every fault; `to_wire` turns a noun into JSON-ready data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from mooring.core import errors, snapshot
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+LABEL_PATTERN = r"^[A-Za-z0-9_-]{1,100}$"
+DESCRIPTION_PATTERN = r"^[^\x00-\x1f\x7f]{1,100}$"
+PATTERN_RULES = {
+    NAME_PATTERN: "a name is 1 to 63 of a-z 0-9 . - and starts and ends with a letter or digit",
+    LABEL_PATTERN: "a key's label is 1 to 100 of A-Z a-z 0-9 _ -",
+    DESCRIPTION_PATTERN: "a key's description is 1 to 100 characters on one line",
+}
+DEFAULT_PROJECT = "default"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Text = Annotated[str, StringConstraints(max_length=1000)]
+TagKey = Annotated[str, StringConstraints(pattern=r"^[\w./-]{1,63}$")]
+TagValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{0,255}$")]
+Tags = Annotated[dict[TagKey, TagValue], Field(max_length=50)]
+Rate = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+
+
+class Noun(BaseModel, frozen=True):
+    """Base of every managed thing and of its parts."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        protected_namespaces=(),
+        str_strip_whitespace=False,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_fields(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        allowed = {*known, *cls.model_fields}
+        unknown = [str(key) for key in cast("Mapping[Any, Any]", data) if key not in allowed]
+        if not unknown:
+            return cast("Any", data)
+        raise PydanticCustomError(
+            "unknown_field",
+            "unknown field '{field}'; the fields here are {known}",
+            {"field": "', '".join(unknown), "known": ", ".join(known), "first": unknown[0]},
+        )
+
+
+class Limits(Noun, frozen=True):
+    """Rate limits; 0 = unlimited. Per sliding minute: requests and tokens; requests at once."""
+
+    rpm: Rate = 0
+    tpm: Rate = 0
+    concurrency: Rate = 0
+
+    def entry(self) -> snapshot.Limits:
+        """Return the form that travels to the gateways."""
+        return snapshot.Limits(self.rpm, self.tpm, self.concurrency)
+
+
+class Moderation(Noun, frozen=True):
+    """Whether content is moderated."""
+
+    enabled: bool = False
+
+
+class GlobalMetadata(Noun, frozen=True):
+    """Of things that stand in no project."""
+
+    name: Name
+    tags: Tags = Field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+class Metadata(Noun, frozen=True):
+    """Of things that stand in a project."""
+
+    name: Name
+    project: Name = DEFAULT_PROJECT
+    tags: Tags = Field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+class Status(Noun, frozen=True):
+    """What the platform says about an object; never read from a user's document."""
+
+    state: str = ""
+    reason: str = ""
+
+
+MetadataT = TypeVar("MetadataT", bound=Noun, covariant=True)
+SpecT = TypeVar("SpecT", bound=Noun, covariant=True)
+StatusT = TypeVar("StatusT", bound=Status, covariant=True)
+
+
+class Resource(Noun, Generic[MetadataT, SpecT, StatusT], frozen=True):
+    """Kind, id, metadata, spec and status."""
+
+    kind: str
+    id: str = ""
+    metadata: MetadataT
+    spec: SpecT
+    status: StatusT
+
+
+AnyResource = Resource[Noun, Noun, Status]
+NounT = TypeVar("NounT", bound=Noun)
+
+
+def read(model: type[NounT], data: object) -> NounT:
+    """Return `data` (parsed JSON or YAML) as `model`; a `status` in it is left out.
+
+    Raises:
+        InvalidDocument: it does not fit; every fault is listed with its field.
+    """
+    if isinstance(data, Mapping):
+        data = {key: value for key, value in cast("Mapping[Any, Any]", data).items() if key != "status"}
+        data.setdefault("spec", {})
+    return validate(model, data)
+
+
+def validate(model: type[NounT], data: object, *, at: tuple[str, ...] = ()) -> NounT:
+    """Return `data` as `model`, camelCase keys only. `at` is where `data` stands in what the user sent.
+
+    Raises:
+        InvalidDocument: it does not fit; every fault is listed with its field.
+    """
+    try:
+        return model.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems = [_problem(fault, at) for fault in error.errors(include_url=False, include_input=False)]
+    except RecursionError:
+        problems: list[dict[str, str | int]] = [{"field": ".".join(at), "message": "nested too deeply"}]
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    raise errors.InvalidDocument(
+        problems, f"{first['field'] or 'The object'}: {first['message']}{more}.", param=str(first["field"]) or None
+    )
+
+
+def to_wire(noun: Noun) -> dict[str, Any]:
+    """Return JSON-ready data with camelCase keys; what is None is left out."""
+    return noun.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def slug(name: str) -> str:
+    """Return the name with dots as dashes: the form that fits into host names."""
+    return name.replace(".", "-")
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may be a name."""
+    return re.fullmatch(NAME_PATTERN[1:-1], text) is not None
+
+
+def _problem(fault: ErrorDetails, at: tuple[str, ...]) -> dict[str, str | int]:
+    context = fault.get("ctx", {})
+    place = [*at, *(str(part) for part in fault["loc"])]
+    message = fault["msg"]
+    if fault["type"] == "unknown_field":
+        place.append(str(context["first"]))
+    elif fault["type"] == "extra_forbidden":
+        message = f"unknown field; keys are camelCase: '{to_camel(place[-1])}'"
+    elif fault["type"] == "missing":
+        message = "this field is required"
+    elif fault["type"] == "string_pattern_mismatch":
+        message = PATTERN_RULES.get(str(context.get("pattern")), message)
+    return {"field": ".".join(place), "message": message.removeprefix("Value error, ")}

@@ -1,0 +1,232 @@
+"""May this caller have it now? The head gives the operation and the key, the body gives the Ticket.
+
+Order of refusal: path 404 → method 405 → key 401 → content type 415 → size 413 → JSON 400 → model 404 → stopped →
+unsupported type → (limits, moderation: not yet) → routing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mooring.core.errors import (
+    Invalid,
+    InvalidJson,
+    MethodNotAllowed,
+    PathNotFound,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+    UnsupportedType,
+)
+from mooring.core.snapshot import KeyEntry
+from mooring.gateway import llamacpp
+from mooring.gateway.body import Edit, add_member, replace_value, splice
+from mooring.gateway.dialects import openai
+from mooring.gateway.http1.request import Request
+from mooring.gateway.routing import Service, Target
+from mooring.gateway.snapshot import Table
+
+RELAY = "relay"
+METERED = frozenset({"chat", "completion", "embedding"})
+_STREAMING = frozenset({"chat", "completion"})
+_NEEDED_TYPE = {"chat": "chat", "completion": "completion", "embedding": "embedding"}
+_NO_RAW = msgspec.Raw()
+_INCLUDE_USAGE = b'"stream_options":{"include_usage":true}'
+
+
+class Body(msgspec.Struct):
+    """The members the gateway itself reads; everything else passes unseen."""
+
+    model: msgspec.Raw = _NO_RAW
+    stream: msgspec.Raw = _NO_RAW
+    stream_options: msgspec.Raw = _NO_RAW
+
+
+_decode_body = msgspec.json.Decoder(Body).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+class Ticket:
+    """An admitted request: who asks what of which service, and the body to send."""
+
+    __slots__ = (
+        "body",
+        "choices_per_prompt",
+        "key",
+        "operation",
+        "prompt_estimate",
+        "service",
+        "stepwise",
+        "stream",
+        "target",
+        "wants_usage",
+    )
+
+    def __init__(self, key: KeyEntry, operation: str, target: Target, service: Service) -> None:
+        self.key = key
+        self.operation = operation
+        self.target = target
+        self.service = service
+        self.stream = False
+        self.wants_usage = False
+        self.stepwise = False  # takes several calls: see `calls`
+        self.choices_per_prompt = 1
+        self.prompt_estimate = 0  # tokens, until the engine tells
+        self.body: list[bytes] = []
+
+
+def find_operation(method: bytes, path: bytes) -> str:
+    """Return the operation offered at this path, RELAY for what belongs to control.
+
+    Raises:
+        MethodNotAllowed: the path takes other methods; `allow` names them.
+        PathNotFound: below a prefix the gateway owns wholly.
+    """
+    if method == b"POST":
+        operation = openai.POST_PATHS.get(path)
+        if operation is not None:
+            return operation
+    operation = openai.GET_PATHS.get(path)
+    if operation is None and path.startswith(openai.MODEL_PREFIX) and len(path) > len(openai.MODEL_PREFIX):
+        operation = "model"
+    if operation is not None:
+        if method in (b"GET", b"HEAD"):
+            return operation
+        raise MethodNotAllowed(f"{_show(path)} takes GET and HEAD, not {_show(method)}.", param="GET, HEAD")
+    if path in openai.POST_PATHS:
+        raise MethodNotAllowed(f"{_show(path)} takes POST, not {_show(method)}.", param="POST")
+    for owned in openai.OWNED:
+        if path == owned or path.startswith(owned + b"/"):
+            raise PathNotFound(f"There is no path {_show(path)}.")
+    return RELAY
+
+
+def _show(text: bytes) -> str:
+    return text[:200].decode("latin-1")
+
+
+def authenticate(request: Request, table: Table) -> KeyEntry:
+    """Return the caller's key.
+
+    Raises:
+        Unauthenticated: no key, another scheme, or a key that is not valid.
+    """
+    header = request.authorization
+    if header[:7] == b"Bearer " or header[:7].lower() == b"bearer ":
+        bearer = header[7:].strip()
+        if bearer:
+            return table.authenticate(bearer)
+    if not header:
+        raise Unauthenticated("The API key is missing.")
+    raise Unauthenticated("The Authorization header does not hold a bearer key.")
+
+
+def check_body_head(request: Request, max_body_bytes: int) -> None:
+    """Judge what the head says about the body.
+
+    Raises:
+        UnsupportedMediaType: a content type other than JSON.
+        TooLarge: the announced length is above the limit.
+    """
+    kind = request.content_type
+    if kind and kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType(f"The body must be JSON, not {_show(kind)}.", param="Content-Type")
+    if request.content_length > max_body_bytes:
+        raise too_large(max_body_bytes)
+
+
+def too_large(max_body_bytes: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {max_body_bytes} bytes.")
+
+
+def admit(body: bytes, key: KeyEntry, operation: str, table: Table) -> Ticket:
+    """Read the body, find the service, prepare the body to send.
+
+    Raises:
+        InvalidJson, Invalid: the body can't be read; the message names the position or the member.
+        ModelNotFound, AmbiguousModel, EndpointStopped, UnsupportedType, NotReady: see Table.resolve and Target.
+    """
+    try:
+        read = _decode_body(body)
+    except msgspec.DecodeError as error:
+        raise InvalidJson(f"The body is not a valid JSON object: {error}.") from None
+    model = _text(read.model)
+    target = table.resolve(key, model)
+    service = target.choose_service()
+    ticket = Ticket(key, operation, target, service)
+    needed = _NEEDED_TYPE.get(operation)
+    if needed is not None and needed not in service.entry.types:
+        raise _unsupported(service, needed)
+    edits: list[Edit] = []
+    model_raw = bytes(read.model)
+    if model_raw != service.served_model_json:
+        edits += replace_value(body, "model", model_raw, service.served_model_json)
+    if operation in _STREAMING:
+        ticket.stream = _flag(read.stream, "stream")
+        if ticket.stream:
+            ticket.wants_usage = _include_usage(body, read.stream_options, edits)
+    if service.entry.engine == "llamacpp":
+        _fit_llamacpp(ticket, body, edits)
+    ticket.prompt_estimate = len(body) // 3
+    ticket.body = splice(body, edits)
+    return ticket
+
+
+def _fit_llamacpp(ticket: Ticket, body: bytes, edits: list[Edit]) -> None:
+    """llama.cpp counts only one of several choices and has its own /tokenize: those take several calls."""
+    several = llamacpp.check_request(ticket.operation, body, ticket.service.entry, edits)
+    if several:
+        ticket.choices_per_prompt = llamacpp.choices_per_prompt(body)
+    ticket.stepwise = (several and not ticket.stream) or ticket.operation in ("tokenize", "detokenize")
+
+
+def _text(raw: msgspec.Raw) -> str:
+    value = bytes(raw)
+    if not value or value == b"null":
+        raise Invalid("'model' is missing.", param="model", next_step="Name an endpoint id or a model.")
+    if value[0] != 0x22:
+        raise Invalid("'model' must be a string.", param="model", next_step="Name an endpoint id or a model.")
+    return _decode_text(value)
+
+
+def _flag(raw: msgspec.Raw, name: str) -> bool:
+    value = bytes(raw)
+    if value == b"true":
+        return True
+    if value in (b"", b"false", b"null"):
+        return False
+    raise Invalid(f"'{name}' must be true or false.", param=name)
+
+
+def _include_usage(body: bytes, raw: msgspec.Raw, edits: list[Edit]) -> bool:
+    """Make the engine report usage at the end of the stream; return whether the caller asked for it."""
+    value = bytes(raw)
+    if not value:
+        edits.append(add_member(body, _INCLUDE_USAGE))
+        return False
+    options: Any = _decode_any(value)
+    if options is None:
+        edits += replace_value(body, "stream_options", value, b'{"include_usage":true}')
+        return False
+    if not isinstance(options, dict):
+        raise Invalid("'stream_options' must be an object.", param="stream_options")
+    asked: Any = options.get("include_usage")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if asked is True:
+        return True
+    if asked is not None and asked is not False:
+        raise Invalid("'stream_options.include_usage' must be true or false.", param="stream_options.include_usage")
+    options["include_usage"] = True
+    edits += replace_value(body, "stream_options", value, msgspec.json.encode(options))
+    return False
+
+
+def _unsupported(service: Service, needed: str) -> UnsupportedType:
+    offered = ", ".join(service.entry.types) or "nothing"
+    return UnsupportedType(
+        f"The service {service.entry.name} does not offer '{needed}'; it offers: {offered}.",
+        param="model",
+        next_step=f"Choose a model of type '{needed}'.",
+    )

@@ -1,0 +1,140 @@
+"""Which replica takes a request: the gateway's live view of services, endpoints and replicas."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from mooring.core.errors import EndpointStopped, NotReady
+from mooring.core.snapshot import EndpointEntry, ReplicaEntry, ServiceEntry
+from mooring.gateway.upstream import Pool
+
+_WAIT_S = 2.0  # Retry-After for a service that is starting
+_BACK_OFF_S = 0.2
+_BACK_OFF_LIMIT_S = 5.0
+
+
+class Replica:
+    """One replica as this gateway worker sees it: its connections, its load, its recent failures."""
+
+    __slots__ = ("_failures", "blocked_until", "entry", "in_flight", "pool")
+
+    def __init__(self, entry: ReplicaEntry, pool: Pool) -> None:
+        self.entry = entry
+        self.pool = pool
+        self.in_flight = 0
+        self.blocked_until = 0.0
+        self._failures = 0
+
+    def failed(self, now: float) -> None:
+        """A connection failed: avoid this replica for a moment, longer each time (monotonic seconds)."""
+        self._failures = min(self._failures + 1, 10)
+        self.blocked_until = now + min(_BACK_OFF_S * 2 ** (self._failures - 1), _BACK_OFF_LIMIT_S)
+
+    def answered(self) -> None:
+        if self._failures:
+            self._failures = 0
+            self.blocked_until = 0.0
+
+
+class Service:
+    """A service of the snapshot with its live replicas."""
+
+    __slots__ = ("entry", "replicas", "served_model_json")
+
+    def __init__(self, entry: ServiceEntry, replicas: list[Replica]) -> None:
+        self.entry = entry
+        self.replicas = replicas
+        self.served_model_json = msgspec.json.encode(entry.served_model)  # what goes into the body's `model`
+
+    @property
+    def available(self) -> bool:
+        return self.entry.enabled and any(replica.entry.ready for replica in self.replicas)
+
+
+class Target:
+    """What the caller's `model` stands for: an endpoint, or a service addressed directly."""
+
+    __slots__ = ("_services", "_weights", "endpoint", "model")
+
+    def __init__(self, endpoint: EndpointEntry | None, services: Iterable[tuple[Service, int]], model: str) -> None:
+        weighted = list(services)
+        self.endpoint = endpoint
+        self.model = model  # as the caller wrote it
+        self._services = [service for service, _ in weighted]
+        self._weights = [weight for _, weight in weighted]
+
+    @property
+    def services(self) -> list[Service]:
+        return self._services
+
+    def choose_service(self) -> Service:
+        """Return a service by weight among those that can answer now; else the heaviest, to name its reason.
+
+        Raises:
+            EndpointStopped: the endpoint is switched off, or the only service is.
+            NotReady: no service stands behind the endpoint.
+        """
+        if self.endpoint is not None and not self.endpoint.enabled:
+            raise EndpointStopped(f"The endpoint {self.endpoint.id} is stopped.")
+        services = self._services
+        if len(services) == 1:
+            chosen = services[0]
+        else:
+            chosen = self._weighted_choice()
+        if not chosen.entry.enabled:
+            raise EndpointStopped(
+                f"The service {chosen.entry.name} is stopped.", next_step="Start the service or use another one."
+            )
+        return chosen
+
+    def _weighted_choice(self) -> Service:
+        live = [
+            (service, weight)
+            for service, weight in zip(self._services, self._weights, strict=True)
+            if weight > 0 and service.available
+        ]
+        if live:
+            return random.choices([service for service, _ in live], [weight for _, weight in live])[0]
+        if not self._services:
+            raise NotReady("No service stands behind this endpoint.", next_step="Point the endpoint at a service.")
+        return max(zip(self._weights, range(len(self._services)), self._services, strict=True))[2]
+
+
+def choose_replica(service: Service, excluded: Collection[str], now: float) -> Replica:
+    """Return the ready replica with the least requests in flight, passing over failing ones while others exist.
+
+    `excluded` holds ids of replicas already tried for this request; `now` is monotonic seconds.
+
+    Raises:
+        NotReady: no replica can take the request; carries the service's state and reason.
+    """
+    replicas = service.replicas
+    if len(replicas) == 1 and not excluded and replicas[0].entry.ready:
+        return replicas[0]
+    best: Replica | None = None
+    resting: Replica | None = None
+    for replica in replicas:
+        if not replica.entry.ready or replica.entry.id in excluded:
+            continue
+        if replica.blocked_until > now:
+            if resting is None or replica.blocked_until < resting.blocked_until:
+                resting = replica
+        elif best is None or replica.in_flight < best.in_flight:
+            best = replica
+    chosen = best or resting
+    if chosen is None:
+        raise not_ready(service.entry)
+    return chosen
+
+
+def not_ready(entry: ServiceEntry) -> NotReady:
+    """Return the refusal of a service without a ready replica, with its state and reason."""
+    reason = f": {entry.reason}" if entry.reason else ""
+    return NotReady(
+        f"The service {entry.name} has no ready replica; it is {entry.state}{reason}.",
+        next_step="Repeat the request after the time Retry-After names, or look at the service's state.",
+        retry_after_s=_WAIT_S,
+    )

@@ -1,0 +1,475 @@
+"""The client's side: bytes to requests, one exchange at a time, answers in order.
+
+Parse, then act: the parser's callbacks only store facts; `data_received` acts once afterwards. A request's head is
+judged as soon as it is complete (key before 100-continue, before the body); a whole request in one read is judged in
+one go. While an exchange runs, later requests on the connection queue up; the connection is never paused, because a
+paused one would not report that its client left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from mooring.core.errors import HeadTooLarge, Invalid, MooringError, RequestTimeout, Unavailable
+from mooring.core.snapshot import KeyEntry
+from mooring.gateway import local
+from mooring.gateway.admission import RELAY, admit, authenticate, check_body_head, find_operation, too_large
+from mooring.gateway.dialects import openai
+from mooring.gateway.exchange import Exchange
+from mooring.gateway.http1.heads import CONTINUE, json_answer, stream_head
+from mooring.gateway.http1.request import Request
+from mooring.gateway.tunnel import Tunnel
+from mooring.gateway.upstream import keep_alive_probes
+
+if TYPE_CHECKING:
+    from mooring.gateway.parts import Parts
+
+_HIGH_WATER = 262144
+_MAX_PIPELINED = 16
+_MAX_PIPELINED_BYTES = 65536
+_LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the refusal reaches its sender
+_NEVER = float("inf")
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a caller."""
+
+    __slots__ = (
+        "_closing",
+        "_current",
+        "_head_only",
+        "_key",
+        "_lingering",
+        "_operation",
+        "_overhead",
+        "_parser",
+        "_parts",
+        "_queue",
+        "_queued_bytes",
+        "_request",
+        "_request_id",
+        "_tunnel",
+        "_version_1_0",
+        "_write_paused",
+        "closed",
+        "deadline",
+        "exchange",
+        "transport",
+    )
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._parser = httptools.HttpRequestParser(self)
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Exchange | None = None
+        self._tunnel: Tunnel | None = None
+        self._request: Request | None = None  # being read
+        self._current: Request | None = None  # being answered
+        self._queue: deque[Request] | None = None
+        self._queued_bytes = 0
+        self._key: KeyEntry | None = None
+        self._operation = ""
+        self._request_id = ""
+        self._overhead = 0
+        self._head_only = False
+        self._version_1_0 = False
+        self._closing = False
+        self._lingering = False
+        self._write_paused = False
+        self.closed = False
+        self.deadline = _NEVER
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass of it
+        self.transport = transport
+        parts = self._parts
+        if len(parts.connections) >= parts.max_connections:
+            self._lingering = True
+            self._request_id = parts.new_request_id()
+            error = Unavailable("This gateway worker has no room for another connection.", retry_after_s=1.0)
+            transport.write(self._error_bytes(error, close=True))
+            transport.close()
+            return
+        transport.set_write_buffer_limits(_HIGH_WATER)
+        keep_alive_probes(transport)
+        parts.connections.add(self)
+        self.deadline = parts.timers.now + parts.settings.head_timeout_s
+        parts.timers.watch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._parts.connections.discard(self)
+        for request in (self._request, self._current, *(self._queue or ())):
+            if request is not None:
+                self._parts.body_bytes -= request.body_bytes
+                request.body_bytes = 0
+        self._request = self._current = None
+        self._queue = None
+        if self.exchange is not None:
+            self.exchange.client_gone()
+            self.exchange = None
+        if self._tunnel is not None:
+            self._tunnel.client_gone()
+            self._tunnel = None
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self.deadline = self._parts.timers.now + self._parts.settings.send_timeout_s
+        self._client_writable(False)
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._client_writable(True)
+        if self._busy:
+            self.deadline = self._parts.timers.now + self._parts.settings.between_bytes_timeout_s
+        self._set_idle_deadline()
+
+    def _client_writable(self, writable: bool) -> None:
+        if self.exchange is not None:
+            self.exchange.client_writable(writable)
+        elif self._tunnel is not None:
+            self._tunnel.client_writable(writable)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        if self._tunnel is not None and self._tunnel.opaque:
+            self._tunnel.client_data(data)
+            return
+        request = self._request
+        known = request.body_bytes if request is not None else 0
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._upgrade()
+        except httptools.HttpParserError as error:
+            self._refuse_framing(Invalid(f"The request is not valid HTTP/1.1: {error}.", code="bad_framing"))
+            return
+        request = self._request
+        if request is not None and not self._within_limits(request, len(data), known):
+            return
+        if not self._busy:
+            self._proceed()
+
+    def _within_limits(self, request: Request, received: int, known: int) -> bool:
+        """Bound what the parser swallows silently: unfinished heads, chunk extensions, trailers; and the body."""
+        settings = self._parts.settings
+        grown = request.body_bytes - known
+        self._overhead = self._overhead + received if grown <= 0 else 0
+        if self._overhead > settings.max_head_bytes:
+            self._refuse_framing(HeadTooLarge(f"More than {settings.max_head_bytes} bytes of head or chunk framing."))
+            return False
+        if request.body_bytes > settings.max_body_bytes:
+            self._refuse_framing(too_large(settings.max_body_bytes))
+            return False
+        if self._parts.body_bytes > settings.body_budget_bytes:
+            self._refuse_framing(Unavailable("This gateway worker holds too many request bodies.", retry_after_s=1.0))
+            return False
+        if self._queue is not None and self._queued_bytes > _MAX_PIPELINED_BYTES + settings.max_head_bytes:
+            self._abort()
+            return False
+        if not self._busy:
+            self.deadline = self._parts.timers.now + (
+                settings.body_timeout_s if request.head_done else settings.head_timeout_s
+            )
+        return True
+
+    # --- the parser's callbacks: they only store facts
+
+    def on_message_begin(self) -> None:
+        self._request = Request()
+        self._overhead = 0
+
+    def on_url(self, url: bytes) -> None:
+        assert self._request is not None
+        self._request.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._request
+        assert request is not None
+        if not request.head_done:
+            request.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        request = self._request
+        assert request is not None
+        parser = self._parser
+        request.head_done = True
+        request.method = parser.get_method()
+        request.version_1_0 = parser.get_http_version() == "1.0"
+        request.keep_alive = parser.should_keep_alive()
+        request.read_head(self._parts.settings.max_head_bytes)
+
+    def on_body(self, piece: bytes) -> None:
+        request = self._request
+        assert request is not None
+        if request.problem is None and request.body_bytes <= self._parts.settings.max_body_bytes:
+            request.add_body(piece)
+            self._parts.body_bytes += len(piece)
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        assert request is not None
+        request.complete = True
+        self._overhead = 0
+        if self._current is None:
+            self._current = request
+        else:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(request)
+            self._queued_bytes += request.head_bytes + request.body_bytes
+        self._request = None
+
+    # --- acting
+
+    def _proceed(self) -> None:
+        """Answer what is complete, in order; then judge the head that is being read."""
+        while self._current is not None and not self._busy and not self._lingering and not self.closed:
+            if self._queue is not None and (
+                len(self._queue) > _MAX_PIPELINED or self._queued_bytes > _MAX_PIPELINED_BYTES
+            ):
+                self._abort()
+                return
+            self._handle(self._current)
+        request = self._request
+        if request is None or not request.head_done or request.judged or self._busy or self.closed:
+            return
+        try:
+            self._judge_head(request)
+        except MooringError as error:
+            self._refuse_framing(error)
+            return
+        if request.expect_continue and self.transport is not None:
+            self.transport.write(CONTINUE)
+
+    @property
+    def _busy(self) -> bool:
+        return self.exchange is not None or self._tunnel is not None
+
+    def _judge_head(self, request: Request) -> None:
+        """Find out what is asked and by whom. Raises the refusal."""
+        request.judged = True
+        if not self._request_id:
+            self._request_id = self._parts.new_request_id()
+        if request.problem is not None:
+            raise request.problem
+        operation = self._operation = find_operation(request.method, request.path)
+        self._head_only = request.method == b"HEAD"
+        self._version_1_0 = request.version_1_0
+        if operation == RELAY or operation in openai.OPEN_OPERATIONS:
+            return
+        if request.upgrade:
+            raise Invalid("This path offers no protocol upgrade.", next_step="Send plain HTTP/1.1.", code="no_upgrade")
+        if not self._parts.table.loaded:
+            raise local.no_snapshot()
+        self._key = authenticate(request, self._parts.table)
+        if request.method == b"POST":
+            check_body_head(request, self._parts.settings.max_body_bytes)
+
+    def _handle(self, request: Request) -> None:
+        """Start answering one complete request."""
+        self.deadline = _NEVER
+        if not request.keep_alive or self._parts.draining:
+            self._closing = True
+        self._request_id = self._request_id or self._parts.new_request_id()
+        try:
+            if not request.judged:
+                self._judge_head(request)
+            self._dispatch(request)
+        except MooringError as error:
+            self.refuse(error)
+            self.exchange_done()
+
+    def _dispatch(self, request: Request) -> None:
+        operation = self._operation
+        if operation == RELAY:
+            self._tunnel = Tunnel(self._parts, self, request, self._request_id)
+            self._tunnel.begin()
+        elif request.method == b"POST":
+            self._infer(request, operation)
+        else:
+            body = local.answer(operation, request.path, self._key, self._parts)
+            self.answer(200, body)
+            self.exchange_done()
+
+    def _infer(self, request: Request, operation: str) -> None:
+        key = self._key
+        assert key is not None
+        body = request.body if isinstance(request.body, bytes) else bytes(request.body)
+        ticket = admit(body, key, operation, self._parts.table)
+        exchange = self.exchange = Exchange(self._parts, self, ticket, self._request_id)
+        try:
+            exchange.begin()
+        except MooringError:
+            self.exchange = None
+            raise
+        self._forget_body(request)
+
+    def _forget_body(self, request: Request) -> None:
+        """The exchange holds the pieces now; the budget counts what waits to be read, not what is being sent."""
+        self._parts.body_bytes -= request.body_bytes
+        request.body_bytes = 0
+        request.body = b""
+
+    def _upgrade(self) -> None:
+        """The parser stopped behind a head with Upgrade (or CONNECT): only relayed paths may switch protocols."""
+        self._closing = True
+
+    # --- the client port: what exchanges and tunnels call
+
+    def answer(self, status: int, body: bytes, retry_after_s: float | None = None) -> None:
+        """Send a whole JSON answer."""
+        extra = self._extra_headers()
+        if retry_after_s is not None:
+            extra += b"Retry-After: %d\r\n" % max(1, round(retry_after_s))
+        self.write(json_answer(status, body, extra, close=self._closing, head_only=self._head_only))
+
+    def refuse(self, error: MooringError) -> None:
+        """Send a refusal in the caller's dialect."""
+        self.write(self._error_bytes(error, close=self._closing))
+
+    def start_stream(self, first: bytes, last: bool) -> None:
+        """Send the head of an event stream with its first bytes."""
+        chunked = not self._version_1_0
+        if not chunked:
+            self._closing = True
+        head = stream_head(self._extra_headers(), close=self._closing, chunked=chunked)
+        self.write(head + self._frame(first, last))
+
+    def stream(self, piece: bytes, last: bool) -> None:
+        """Send the next bytes of an event stream."""
+        self.write(self._frame(piece, last))
+
+    def _frame(self, piece: bytes, last: bool) -> bytes:
+        if self._version_1_0:
+            return piece
+        if last:
+            return b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n"
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+
+    def write(self, data: bytes) -> None:
+        transport = self.transport
+        if transport is not None and not self.closed:
+            transport.write(data)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    def close_after(self) -> None:
+        """Close once the current answer is out."""
+        self._closing = True
+
+    def exchange_done(self) -> None:
+        """The current answer is on its way: go on with the next request, or close."""
+        self.exchange = None
+        self._tunnel = None
+        request, self._current = self._current, None
+        if request is not None:
+            self._forget_body(request)
+        self._key = None
+        self._request_id = ""
+        if self.closed or self.transport is None:
+            return
+        if self._closing:
+            self._close()
+            return
+        if self._queue:
+            self._current = self._queue.popleft()
+            self._queued_bytes -= self._current.head_bytes + self._current.body_bytes
+            self._parts.loop.call_soon(self._proceed)
+            return
+        self._set_idle_deadline()
+        if self._request is not None:
+            self._parts.loop.call_soon(self._proceed)
+
+    # --- timing out and closing
+
+    def _set_idle_deadline(self) -> None:
+        if not self._busy:
+            settings = self._parts.settings
+            idle = settings.idle_timeout_s if self._request is None else settings.head_timeout_s
+            self.deadline = self._parts.timers.now + idle
+
+    def on_deadline(self, now: float) -> None:
+        if self._write_paused or self._lingering:
+            self._abort()
+        elif self.exchange is not None:
+            self.exchange.on_deadline()
+        elif self._tunnel is not None:
+            self.deadline = _NEVER  # a followed log may be silent for hours; TCP keepalive finds the dead
+        elif self._request is not None:
+            self._refuse_framing(RequestTimeout())
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Close after what was written; a client that does not read it is aborted in the end."""
+        self._lingering = True
+        self.deadline = self._parts.timers.now + self._parts.settings.send_timeout_s
+        if self.transport is not None:
+            self.transport.close()
+
+    def drain(self) -> None:
+        """Close when idle; else after the running answer."""
+        self._closing = True
+        if not self._busy and self._current is None and self._request is None and not self._lingering:
+            self._close()
+
+    def _refuse_framing(self, error: MooringError) -> None:
+        """Refuse what can't be read to its end: answer, stop reading requests, close a little later."""
+        if self._busy or self._current is not None:
+            self._abort()  # an answer is under way: another one must not be mixed in
+            return
+        self._request_id = self._request_id or self._parts.new_request_id()
+        if self._request is not None and self._request.method == b"HEAD":
+            self._head_only = True
+        self.write(self._error_bytes(error, close=True))
+        self._lingering = True
+        self.deadline = self._parts.timers.now + _LINGER_S
+        if self._request is not None:
+            self._forget_body(self._request)
+            self._request = None
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def eof_received(self) -> bool:
+        """The client closed its side: it is gone, also when it only meant to stop sending."""
+        return False
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- heads
+
+    def _extra_headers(self) -> bytes:
+        extra = b"X-Request-Id: %b\r\n" % self._request_id.encode()
+        request = self._current
+        if request is not None and request.client_request_id:
+            extra += b"X-Client-Request-Id: %b\r\n" % _printable(request.client_request_id)
+        return extra
+
+    def _error_bytes(self, error: MooringError, *, close: bool) -> bytes:
+        extra = self._extra_headers()
+        if error.status == 401:
+            extra += b'WWW-Authenticate: Bearer realm="mooring"\r\n'
+        elif error.status == 405 and error.param:
+            extra += b"Allow: %b\r\n" % error.param.encode()
+        if error.retry_after_s is not None:
+            extra += b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s))
+        if error.status >= 400:
+            extra += b"x-should-retry: true\r\n" if error.retryable else b"x-should-retry: false\r\n"
+        return json_answer(error.status, openai.error_body(error), extra, close=close, head_only=self._head_only)
+
+
+def _printable(value: bytes) -> bytes:
+    """Return at most 128 visible ASCII characters of a header value that is sent back."""
+    return bytes(byte for byte in value[:128] if 0x21 <= byte <= 0x7E)

@@ -1,0 +1,197 @@
+"""The gateway's table: who may call what, and where it runs. Swapped or patched by the feed, read by admission."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from mooring.core.errors import AmbiguousModel, ModelNotFound, Unauthenticated
+from mooring.core.ids import key_digest
+from mooring.core.snapshot import (
+    EndpointEntry,
+    KeyEntry,
+    ProjectEntry,
+    ReplicaEntry,
+    Row,
+    ServiceEntry,
+    decode_endpoint,
+    decode_key,
+    decode_project,
+    decode_service,
+)
+from mooring.gateway.routing import Replica, Service, Target
+from mooring.gateway.upstream import Pool
+
+
+class Table:
+    """All rows at one `(epoch, version)`. Key rows stay packed until a caller shows the key."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, epoch: str = "", version: int = -1, pepper: bytes = b""
+    ) -> None:
+        self._loop = loop
+        self.epoch = epoch
+        self.version = version
+        self.pepper = pepper
+        self.updated_at = time.monotonic()
+        self.projects: dict[str, ProjectEntry] = {}
+        self.services: dict[str, Service] = {}
+        self.endpoints: dict[str, EndpointEntry] = {}
+        self._keys: dict[bytes, bytes | KeyEntry] = {}
+        self._key_digests: dict[str, tuple[bytes, ...]] = {}
+        self._resolved: dict[tuple[str, str, bool], Target] = {}
+
+    @property
+    def loaded(self) -> bool:
+        return self.version >= 0
+
+    # --- reading
+
+    def authenticate(self, bearer: bytes) -> KeyEntry:
+        """Return the key behind `bearer`.
+
+        Raises:
+            Unauthenticated: unknown, expired, or disabled.
+        """
+        digest = key_digest(bearer, self.pepper)
+        found = self._keys.get(digest)
+        if found is None:
+            raise Unauthenticated("The API key is not valid: it is unknown or was deleted.")
+        if type(found) is bytes:
+            found = self._keys[digest] = decode_key(found)
+        assert isinstance(found, KeyEntry)
+        if not found.enabled:
+            raise Unauthenticated("The API key is disabled, or its owner is.", next_step="Use another key.")
+        if found.expires_at is not None and found.expires_at <= time.time():
+            raise Unauthenticated("The API key has expired.", next_step="Create a new key.")
+        return found
+
+    def resolve(self, key: KeyEntry, model: str) -> Target:
+        """Return what `model` stands for, for this caller: endpoint id, then service name, then served model name.
+
+        Raises:
+            ModelNotFound: nothing of that name, or this key may not use it.
+            AmbiguousModel: several services serve a model of that name; lists their ids.
+        """
+        scope = key.endpoints
+        endpoint = self.endpoints.get(model)
+        if endpoint is not None:
+            if (endpoint.project != key.project and not key.admin) or (scope is not None and model not in scope):
+                raise _unknown(model)
+        elif scope is not None:
+            raise _unknown(model)
+        cached = self._resolved.get((key.project, model, endpoint is not None))
+        if cached is None:
+            cached = self._endpoint_target(endpoint) if endpoint is not None else self._named(key.project, model)
+            self._resolved[key.project, model, endpoint is not None] = cached
+        return cached
+
+    def _endpoint_target(self, endpoint: EndpointEntry) -> Target:
+        found = ((self.services.get(target.service), target.weight) for target in endpoint.targets)
+        return Target(endpoint, [(service, weight) for service, weight in found if service is not None], endpoint.id)
+
+    def _named(self, project: str, model: str) -> Target:
+        own = [
+            service
+            for service in self.services.values()
+            if service.entry.project == project and service.entry.direct_access
+        ]
+        for service in own:
+            if service.entry.name == model or service.entry.id == model:
+                return Target(None, [(service, 1)], model)
+        served = [service for service in own if service.entry.served_model == model]
+        if not served:
+            raise _unknown(model)
+        if len(served) > 1:
+            names = ", ".join(sorted(f"{service.entry.name} ({service.entry.id})" for service in served))
+            raise AmbiguousModel(
+                f"The model name '{model}' is served by several services: {names}.",
+                param="model",
+                next_step="Use one of these service names or ids, or an endpoint id.",
+            )
+        return Target(None, [(served[0], 1)], model)
+
+    def callable_by(self, key: KeyEntry) -> tuple[list[EndpointEntry], list[ServiceEntry]]:
+        """Return the endpoints and directly addressable services this key may call, by age."""
+        endpoints = [
+            endpoint
+            for endpoint in self.endpoints.values()
+            if (endpoint.project == key.project or key.admin)
+            and (key.endpoints is None or endpoint.id in key.endpoints)
+        ]
+        services = [
+            service.entry
+            for service in self.services.values()
+            if key.endpoints is None and service.entry.project == key.project and service.entry.direct_access
+        ]
+        return sorted(endpoints, key=_age), sorted(services, key=_age)
+
+    # --- writing (the feed only)
+
+    def apply(self, rows: Iterable[Row], previous: Table | None = None) -> None:
+        """Put rows into the table. Replicas that did not change keep their connections; `previous` is searched too."""
+        for row in rows:
+            if row.table == "key":
+                self._put_key(row)
+            elif row.table == "service":
+                self._put_service(row, previous)
+            elif row.data is None:
+                (self.endpoints if row.table == "endpoint" else self.projects).pop(row.id, None)
+            elif row.table == "endpoint":
+                self.endpoints[row.id] = decode_endpoint(row.data)
+            else:
+                self.projects[row.id] = decode_project(row.data)
+        self._resolved.clear()
+
+    def _put_key(self, row: Row) -> None:
+        for digest in self._key_digests.pop(row.id, ()):
+            self._keys.pop(digest, None)
+        if row.data is not None:
+            self._key_digests[row.id] = row.digests
+            for digest in row.digests:
+                self._keys[digest] = row.data
+
+    def _put_service(self, row: Row, previous: Table | None) -> None:
+        old = self.services.pop(row.id, None)
+        source = old or (previous.services.get(row.id) if previous is not None else None)
+        known = {replica.entry.id: replica for replica in source.replicas} if source is not None else {}
+        replicas: list[Replica] = []
+        if row.data is not None:
+            entry = decode_service(row.data)
+            replicas = [self._replica(wanted, known.get(wanted.id)) for wanted in entry.replicas]
+            self.services[row.id] = Service(entry, replicas)
+        if old is not None:
+            for replica in old.replicas:
+                if replica not in replicas:
+                    replica.pool.close()
+
+    def _replica(self, wanted: ReplicaEntry, known: Replica | None) -> Replica:
+        """Return the live replica for an entry; one at the same address with the same key keeps its connections."""
+        if known is None or (known.entry.address, known.entry.key) != (wanted.address, wanted.key):
+            return Replica(wanted, Pool(wanted, self._loop))
+        known.entry = wanted
+        return known
+
+    def retire(self, old: Table) -> None:
+        """Close the connections of the replaced table's replicas that this one did not take over."""
+        mine = {id(replica) for service in self.services.values() for replica in service.replicas}
+        for service in old.services.values():
+            for replica in service.replicas:
+                if id(replica) not in mine:
+                    replica.pool.close()
+
+    def close(self) -> None:
+        """Close the idle connections of every replica."""
+        for service in self.services.values():
+            for replica in service.replicas:
+                replica.pool.close()
+
+
+def _age(entry: EndpointEntry | ServiceEntry) -> tuple[int, str]:
+    return entry.created, entry.id
+
+
+def _unknown(model: str) -> ModelNotFound:
+    shown = model if len(model) <= 100 else model[:100] + "…"
+    return ModelNotFound(f"The model or endpoint '{shown}' does not exist, or this key may not use it.", param="model")

@@ -1,0 +1,1 @@
+"""Streaming answers: server-sent events, usage."""

@@ -1,0 +1,330 @@
+"""Local placement: each replica is a process of this machine under its own shim, in a folder of its own.
+
+`<data_dir>/replicas/<id>/` holds plan.json (what to start), lock (held by the shim for life), identity.json (which
+process it is), exit.json (how it ended) and stderr.log. `list` reads these and asks the kernel: it is the truth about
+what runs, also for a control that has just started and adopts what its predecessor left. Whether the replica also
+answers to its own key is the engine's `probe`: one that does not is a stranger and must be stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mooring.core.errors import Invalid, Unavailable
+from mooring.core.files import private_folder, write_private
+from mooring.core.processes import boot_id, kill_group, send_signal, start_time, wait_for_end
+from mooring.core.replicas import Capacity, LaunchPlan, ObservedReplica, ReplicaPlace
+from mooring.settings import Settings
+
+STOP_GRACE_S = 5.0  # after SIGTERM the shim gives the engine this long
+_START_TIMEOUT_S = 30.0
+_KILL_PATIENCE_S = 5.0
+_LOG_READ_BYTES = 512 << 10
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LONGEST_SOCKET_NAME = 32
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+_SHIM = (sys.executable, "-S", "-P", "-m", "mooring.supervise.shim")  # -S: less to load, and it needs no packages
+
+
+class LocalPlacement:
+    """Starts, finds and stops replicas on this machine. State is in files only; two of these see the same."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._data_dir = settings.data_dir.absolute()
+        self._replicas = self._data_dir / "replicas"
+        self._run_dir = settings.run_dir
+        self._orphan_grace_s = settings.orphan_grace_s
+        self._starting: set[str] = set()
+
+    def place(self, replica_id: str) -> ReplicaPlace:
+        """Choose where a replica will live, and make its folder.
+
+        Raises:
+            Invalid: the id can't name a folder.
+            OSError: the folders can't be made.
+        """
+        directory = self._directory(replica_id)
+        private_folder(self._replicas)
+        private_folder(self._run_dir)
+        return ReplicaPlace(
+            replica_id=replica_id,
+            directory=private_folder(directory),
+            socket=self._run_dir / f"{_short(replica_id)}.sock",
+            key=secrets.token_urlsafe(32),
+            threads=max(1, int(self.capacity().cpu) - 1),
+        )
+
+    def _directory(self, replica_id: str) -> Path:
+        if not _ID.fullmatch(replica_id):
+            raise Invalid(f"'{replica_id}' is not the id of a replica.")
+        return self._replicas / replica_id
+
+    async def start(self, place: ReplicaPlace, plan: LaunchPlan, *, service_id: str, spec_version: int) -> None:
+        """Start a replica; return when its shim has spawned the engine, which may then still load for long.
+
+        Raises:
+            Unavailable: the shim could not start, or the replica runs already.
+        """
+        content = {
+            "replica_id": place.replica_id,
+            "service_id": service_id,
+            "spec_version": spec_version,
+            "argv": list(plan.argv),
+            "env": plan.env,
+            "address": plan.address,
+            "key": place.key,
+            "served_model": plan.served_model,
+            "slots": plan.slots,
+            "socket": str(place.socket),
+            "data_lock": str(self._data_dir / "lock"),
+            "orphan_grace_s": self._orphan_grace_s,
+            "grace_s": STOP_GRACE_S,
+        }
+        self._starting.add(place.replica_id)
+        try:
+            await asyncio.to_thread(_spawn, place.directory, content)
+        finally:
+            self._starting.discard(place.replica_id)
+
+    async def stop(self, replica_id: str, grace_s: float = STOP_GRACE_S) -> None:
+        """End a replica and everything it started; return when it is gone. Nothing happens if it is already.
+
+        Its engine hears SIGTERM first, and SIGKILL after `grace_s` or STOP_GRACE_S, whichever is shorter.
+        """
+        await asyncio.to_thread(_stop, self._directory(replica_id), grace_s)
+
+    async def list(self) -> list[ObservedReplica]:
+        """Return every replica that has a folder here, alive or dead. Survivors of dead shims are killed first."""
+        return await asyncio.to_thread(self._observe)
+
+    def _observe(self) -> builtins.list[ObservedReplica]:
+        if not self._replicas.is_dir():
+            return []
+        folders = sorted(path for path in self._replicas.iterdir() if _ID.fullmatch(path.name))
+        return [self._observe_one(folder) for folder in folders if (folder / "plan.json").exists()]
+
+    def _observe_one(self, folder: Path) -> ObservedReplica:
+        plan, trace = _read_json(folder / "plan.json"), _Trace.read(folder)
+        held = _is_held(folder)
+        if not held and trace is not None:
+            trace.kill_rest()
+        alive = folder.name in self._starting or (held and (trace is None or trace.engine_runs()))
+        return ObservedReplica(
+            replica_id=folder.name,
+            service_id=str(plan.get("service_id", "")),
+            spec_version=int(plan.get("spec_version", 0)),
+            alive=alive,
+            pid=trace.pid if trace and alive else None,
+            started_at=trace.started_at if trace else 0.0,
+            exit_status=None if alive else _read_json(folder / "exit.json").get("exit_status"),
+            address=str(plan.get("address", "")),
+            key=str(plan.get("key", "")),
+            served_model=str(plan.get("served_model", "")),
+            slots=int(plan.get("slots", 0)),
+        )
+
+    async def logs(self, replica_id: str, tail_lines: int = 200) -> str:
+        """Return the newest lines of the engine's output; "" if there is none."""
+        return await asyncio.to_thread(_tail, self._directory(replica_id), tail_lines)
+
+    async def remove(self, replica_id: str) -> None:
+        """Delete the folder of a dead replica.
+
+        Raises:
+            Unavailable: it still runs; stop it first.
+        """
+        await asyncio.to_thread(_remove, self._directory(replica_id))
+
+    def capacity(self) -> Capacity:
+        """Return what this machine, or the container we are in, offers."""
+        gpus = _gpus()
+        return Capacity(
+            cpu=_cores(), memory_mib=_memory_mib(), gpus=gpus, chips=("cpu", "nvidia") if gpus else ("cpu",)
+        )
+
+
+# --- one replica's folder ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """Which processes a replica is, as its shim wrote it down."""
+
+    boot: str
+    pid: int
+    start_time: int
+    shim_pid: int
+    shim_start_time: int
+    started_at: float  # Unix seconds
+
+    @classmethod
+    def read(cls, folder: Path) -> _Trace | None:
+        """Return the trace of a replica whose engine was started, else None."""
+        content = _read_json(folder / "identity.json")
+        try:
+            return cls(
+                boot=content["boot_id"],
+                pid=content["pid"],
+                start_time=content["start_time"] or 0,
+                shim_pid=content["shim_pid"],
+                shim_start_time=content["shim_start_time"] or 0,
+                started_at=content["started_at"],
+            )
+        except KeyError:
+            return None
+
+    def engine_runs(self) -> bool:
+        return self.boot == boot_id() and start_time(self.pid) == self.start_time
+
+    def kill_rest(self) -> None:
+        """Kill what is left of a replica whose shim is gone."""
+        if self.boot == boot_id() and start_time(self.shim_pid) != self.shim_start_time:
+            kill_group(self.pid, session=self.shim_pid)
+
+
+def _short(replica_id: str) -> str:
+    if len(replica_id) <= _LONGEST_SOCKET_NAME:
+        return replica_id
+    return hashlib.blake2b(replica_id.encode(), digest_size=8).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def _try_lock(folder: Path) -> Iterator[bool]:
+    """Hold a replica's lock for a moment, if nobody else does."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield True  # never started
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(folder: Path) -> bool:
+    with _try_lock(folder) as free:
+        return not free
+
+
+def _spawn(folder: Path, content: dict[str, Any]) -> None:
+    for name in ("identity.json", "exit.json", "stderr.log", "stderr.log.1"):
+        if _is_held(folder):
+            raise Unavailable(f"The replica {folder.name} runs already.")
+        (folder / name).unlink(missing_ok=True)
+    write_private(folder / "plan.json", json.dumps(content))
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(_PACKAGE_ROOT)}
+    try:
+        shim = subprocess.run(
+            [*_SHIM, str(folder)],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_START_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"The shim of replica {folder.name} could not start: {error}.") from error
+    if shim.returncode != 0:
+        said = shim.stderr.decode(errors="replace").strip()[-500:]
+        raise Unavailable(f"The shim of replica {folder.name} could not start: {said}")
+
+
+def _stop(folder: Path, grace_s: float) -> None:
+    trace = _Trace.read(folder)
+    if trace is None or trace.boot != boot_id():
+        return
+    if send_signal(trace.shim_pid, trace.shim_start_time, 15) and not wait_for_end(
+        trace.shim_pid, trace.shim_start_time, grace_s
+    ):
+        send_signal(trace.pid, trace.start_time, 9)
+        if not wait_for_end(trace.shim_pid, trace.shim_start_time, _KILL_PATIENCE_S):
+            send_signal(trace.shim_pid, trace.shim_start_time, 9)
+            wait_for_end(trace.shim_pid, trace.shim_start_time, _KILL_PATIENCE_S)
+    trace.kill_rest()
+    wait_for_end(trace.pid, trace.start_time, _KILL_PATIENCE_S)
+
+
+def _remove(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if _is_held(folder):
+        raise Unavailable(f"The replica {folder.name} still runs.", next_step="Stop it first.")
+    trace = _Trace.read(folder)
+    if trace is not None:
+        trace.kill_rest()
+    socket = _read_json(folder / "plan.json").get("socket")
+    if isinstance(socket, str):
+        Path(socket).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _tail(folder: Path, lines: int) -> str:
+    text = b""
+    for name in ("stderr.log", "stderr.log.1"):
+        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_READ_BYTES))
+            text = file.read() + text
+        if text.count(b"\n") > lines:
+            break
+    return "\n".join(text.decode("utf-8", errors="replace").splitlines()[-lines:]) if lines > 0 else ""
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+
+def _cgroup(name: str) -> str:
+    try:
+        return Path("/sys/fs/cgroup", name).read_text()
+    except OSError:
+        return ""
+
+
+def _cores() -> float:
+    available = float(len(os.sched_getaffinity(0)))
+    quota = _cgroup("cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        return min(available, int(quota[0]) / int(quota[1]))
+    return available
+
+
+def _memory_mib() -> int:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _cgroup("memory.max").strip()
+    return (min(total, int(limit)) if limit.isdigit() else total) >> 20
+
+
+def _gpus() -> int:
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0

@@ -1,0 +1,193 @@
+"""The one door to the database: connections, transactions, schema.
+
+Every transaction that changes management data runs alone (`serial`): SQLite does so by nature (BEGIN IMMEDIATE),
+PostgreSQL by one advisory lock. So a rule may count first and insert after, and two applies can't deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mooring.core import errors
+
+log = logging.getLogger(__name__)
+
+Transaction = AsyncConnection
+
+BUSY_TIMEOUT_MS = 10_000  # longer than any transaction of ours; then the caller hears 503
+SERIAL_LOCK = 0x6D6F6F72  # "moor"
+MIGRATION_LOCK = 0x6D6F6F73
+
+
+class DatabaseBroken(RuntimeError):
+    """The database can't be opened or is not ours. The text is one sentence for the operator."""
+
+
+def database_url(data_dir: Path, configured: str) -> str:
+    """Return the URL to open: the configured one, or SQLite's file `mooring.db` in `data_dir`."""
+    return configured or f"sqlite:///{(data_dir / 'mooring.db').absolute()}"
+
+
+class Database:
+    """A pool of connections. Use it from one event loop; another loop makes its own.
+
+    Attributes:
+        on_commit: called without arguments after each committed `transaction()`: here loops hang their wake-ups.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.on_commit: list[Callable[[], None]] = []
+        self._sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+        self._engine = _async_engine(url, self._sqlite)
+        self._turn = asyncio.Lock()  # in-process writers queue here in order instead of polling SQLite's lock
+
+    @asynccontextmanager
+    async def transaction(self, *, serial: bool = True) -> AsyncGenerator[Transaction]:
+        """Commit what the block does, or nothing of it.
+
+        `serial=False` is for transactions that never call `store.changes.record` (journal, leases, events): on
+        PostgreSQL they then run beside the management's.
+
+        Raises:
+            Conflict: a unique rule of the schema was hit.
+            Invalid: a value that the database can't hold.
+            Unavailable: the database is locked or can't be reached.
+        """
+        async with self._writing(), _translated(), self._engine.begin() as connection:
+            if serial and not self._sqlite:
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SERIAL_LOCK)))
+            yield connection
+        for wake in self.on_commit:
+            wake()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[Transaction]:
+        """Read one consistent picture; nothing is committed.
+
+        Raises:
+            Unavailable: the database is locked or can't be reached.
+        """
+        async with _translated(), self._engine.connect() as connection:
+            options: dict[str, Any] = {"mooring_reads": True}
+            if not self._sqlite:
+                options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            yield await connection.execution_options(**options)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncGenerator[None]:
+        if not self._sqlite:
+            yield
+            return
+        async with self._turn:
+            yield
+
+
+@asynccontextmanager
+async def _translated() -> AsyncGenerator[None]:
+    try:
+        yield
+    except exc.IntegrityError as error:
+        log.info("unique rule hit: %s", error.orig)
+        raise errors.Conflict("Something with this name was created at the same moment.") from error
+    except exc.DataError as error:
+        log.info("value refused: %s", error.orig)
+        raise errors.Invalid("A value can't be stored: it is too large or holds a NUL character.") from error
+    except (exc.OperationalError, exc.TimeoutError, exc.InterfaceError) as error:
+        log.warning("database: %s", error)
+        raise errors.Unavailable("The database does not answer now.", retry_after_s=1) from error
+
+
+def _async_engine(url: str, sqlite: bool) -> AsyncEngine:
+    if sqlite:
+        engine = create_async_engine(sa.make_url(url).set(drivername="sqlite+aiosqlite"))
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(_psycopg_url(url), pool_pre_ping=True, pool_size=5, max_overflow=5)
+
+
+def _psycopg_url(url: str) -> sa.URL:
+    return sa.make_url(url).set(drivername="postgresql+psycopg")
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not begin on its own: `_begin_sqlite` does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a journal segment is removed after our commit: it must be on disk
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reads = connection.get_execution_options().get("mooring_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def migrate(url: str) -> None:
+    """Create the schema or bring it up to date. Blocking; several processes may call it at once.
+
+    Raises:
+        DatabaseBroken: it can't be opened, is damaged, or belongs to a newer version.
+    """
+    place = sa.make_url(url)
+    sqlite = place.get_backend_name() == "sqlite"
+    shown = place.database if sqlite else place.render_as_string(hide_password=True)
+    engine = _sync_engine(place, sqlite)
+    try:
+        with _named_failures(str(shown)), engine.begin() as connection:
+            if not sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            config = Config()
+            config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def _sync_engine(place: sa.URL, sqlite: bool) -> sa.Engine:
+    if not sqlite:
+        return sa.create_engine(place.set(drivername="postgresql+psycopg"))
+    with _named_failures(str(place.database)):
+        os.close(os.open(str(place.database), os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would make it readable for all
+    engine = sa.create_engine(place.set(drivername="sqlite"))
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextmanager
+def _named_failures(place: str) -> Generator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise DatabaseBroken(
+            f"The database {place} was made by a newer version of Mooring ({error}); start that version."
+        ) from error
+    except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+        cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise DatabaseBroken(
+            f"The database {place} can't be used: {cause}. Restore a backup, or name another with --database-url."
+        ) from error
+    except OSError as error:
+        raise DatabaseBroken(f"The database {place} can't be opened: {error.strerror}.") from error

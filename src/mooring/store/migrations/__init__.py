@@ -1,0 +1,1 @@
+"""Schema changes, applied in order at the start by `store.database.migrate`."""

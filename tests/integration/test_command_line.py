@@ -1,0 +1,216 @@
+"""The command line against the real management API on a real SQLite database, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+import yaml
+
+from mooring.admin.application import build_admin
+from mooring.cli import main
+from mooring.control import bootstrap, sealing
+from mooring.settings import Settings
+from mooring.store.database import Database, database_url, migrate
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+Run = Callable[..., "Result"]
+
+
+class Result:
+    """What a command did."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def items(self) -> list[dict]:
+        return json.loads(self.out)["items"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Serve the management API and yield its data directory, with the admin.json of a first start."""
+    folder = tmp_path_factory.mktemp("data")
+    listener = socket.create_server(("127.0.0.1", 0))
+    settings = Settings(data_dir=folder, port=listener.getsockname()[1])
+    servers: list[uvicorn.Server] = []
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(settings, listener, servers)), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not (servers and servers[0].started):
+        assert thread.is_alive(), "the management API did not start"
+        assert time.monotonic() < deadline, "the management API is slow to start"
+        threading.Event().wait(0.01)
+    yield folder
+    servers[0].should_exit = True
+    thread.join(10)
+    listener.close()
+
+
+async def _serve(settings: Settings, listener: socket.socket, servers: list[uvicorn.Server]) -> None:
+    url = database_url(settings.data_dir, settings.database_url)
+    migrate(url)
+    db, sealer = Database(url), sealing.load(settings.data_dir)
+    await bootstrap.start(db, sealer, settings)
+    app = build_admin(db=db, sealer=sealer, settings=settings, await_acknowledged=_acknowledged, read_logs=_logs)
+    servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none")))
+    await servers[0].serve([listener])
+    await db.close()
+
+
+async def _acknowledged(version: int, timeout_s: float) -> list[str]:
+    return []
+
+
+async def _logs(service_id: str, lines: int) -> str:
+    return f"the last {lines} lines of {service_id}\n"
+
+
+@pytest.fixture
+def run(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command line and returns what it did."""
+
+    def invoke(*arguments: str, shared: bool = True) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main.run([*arguments, *(("--data-dir", str(data_dir)) if shared else ())])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return invoke
+
+
+def test_the_first_start_can_be_listed(run: Run) -> None:
+    result = run("services", "list")
+    assert result.status == 0
+    assert result.out.split()[:2] == ["NAME", "ID"]
+    assert "mooring-demo" in result.out
+
+
+@pytest.mark.parametrize("kind", ["projects", "users", "secrets", "services", "external", "endpoints", "keys"])
+def test_every_kind_can_be_listed_in_every_format(run: Run, kind: str) -> None:
+    assert run("get", kind).status == 0
+    assert isinstance(run("get", kind, "-o", "json").items, list)
+    assert isinstance(yaml.safe_load(run("get", kind, "-o", "yaml").out)["items"], list)
+
+
+def test_the_examples_can_be_applied_twice_and_the_key_is_shown_once(run: Run) -> None:
+    first = run("apply", "-f", str(EXAMPLES), "-o", "json")
+    assert first.status == 0, first.err
+    assert {item["action"] for item in first.items} == {"created"}
+    assert [item["status"]["key"][:3] for item in first.items if item["kind"] == "ApiKey"] == ["mk-"]
+    second = run("apply", "-f", str(EXAMPLES), "-o", "json")
+    assert {item["action"] for item in second.items} == {"unchanged"}
+    assert not any("key" in item["status"] for item in second.items)
+
+
+def test_what_was_printed_can_be_applied_again(run: Run, tmp_path: Path) -> None:
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(run("get", "endpoints", "-o", "yaml").out)
+    assert {item["action"] for item in run("apply", "-f", str(printed), "-o", "json").items} == {"unchanged"}
+
+
+def test_a_dry_run_changes_nothing(run: Run, tmp_path: Path) -> None:
+    document = tmp_path / "project.yaml"
+    document.write_text("kind: Project\nmetadata: {name: dry}\nspec: {}\n")
+    result = run("apply", "-f", str(document), "--dry-run")
+    assert (result.status, "would be created" in result.out) == (0, True)
+    assert run("get", "project", "dry").status == 1
+
+
+def test_a_faulty_document_is_refused_with_its_field(run: Run, tmp_path: Path) -> None:
+    document = tmp_path / "bad.yaml"
+    document.write_text("kind: Endpoint\nmetadata: {name: bad}\nspec: {services: [], colour: red}\n")
+    result = run("apply", "-f", str(document))
+    assert result.status == 1
+    assert "colour" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_waiting_ends_for_a_service_that_shall_not_run(run: Run, tmp_path: Path) -> None:
+    document = tmp_path / "stopped.yaml"
+    model = "{source: builtin, name: mooring-demo}"
+    document.write_text(f"kind: ModelService\nmetadata: {{name: idle}}\nspec: {{model: {model}, stopped: true}}\n")
+    result = run("apply", "-f", str(document), "--wait", "--timeout", "20", "-o", "json")
+    assert (result.status, result.items[0]["status"]["state"]) == (0, "stopped")
+
+
+def test_waiting_gives_up_in_time(run: Run, tmp_path: Path) -> None:
+    document = tmp_path / "slow.yaml"
+    document.write_text(
+        "kind: ModelService\nmetadata: {name: slow}\nspec: {model: {source: builtin, name: mooring-demo}}\n"
+    )
+    result = run("apply", "-f", str(document), "--wait", "--timeout", "1")
+    assert (result.status, "still pending" in result.err) == (1, True)
+
+
+def test_a_key_lives_from_making_to_deletion(run: Run) -> None:
+    made = run("keys", "create", "life", "-d", "for a test", "--ttl-days", "1")
+    assert made.status == 0, made.err
+    assert "mk-" in made.out
+    assert "llmos-" in made.out
+    assert run("keys", "create", "life").status == 1
+    assert "Disabled" in run("keys", "disable", "life").out
+    assert "Active" in run("keys", "enable", "life").out
+    assert run("keys", "delete", "life").status == 0
+    assert "There is no ApiKey 'life'" in run("keys", "get", "life").err
+
+
+def test_an_endpoint_is_made_re_pointed_and_switched(run: Run) -> None:
+    made = run("endpoints", "create", "moving", "-s", "mooring-demo", "-o", "json").items[0]
+    moved = run("endpoints", "create", "moving", "-s", "mooring-demo:3", "-o", "json").items[0]
+    assert (moved["id"], moved["action"]) == (made["id"], "updated")
+    assert "Stopped" in run("endpoints", "disable", "moving").out
+    again = run("endpoints", "create", "moving", "-s", "mooring-demo:1", "-o", "json").items[0]
+    assert again["spec"]["enabled"] is False
+    assert run("endpoints", "delete", made["id"]).status == 0
+
+
+def test_a_service_is_stopped_started_and_read(run: Run) -> None:
+    assert "stop" in run("services", "stop", "mooring-demo").out
+    assert run("services", "start", "mooring-demo").status == 0
+    assert run("services", "logs", "mooring-demo", "-n", "7").out.startswith("the last 7 lines of svc-")
+    assert run("services", "events", "mooring-demo").status == 0
+    assert run("services", "disable", "mooring-demo", "-o", "json").items[0]["spec"]["enabled"] is False
+    assert run("services", "enable", "mooring-demo").status == 0
+
+
+def test_an_external_service_is_registered_and_deleted(run: Run) -> None:
+    made = run("services", "create", "far", "--upstream", "http://127.0.0.1:9/v1", "-o", "json")
+    assert made.status == 0, made.err
+    assert made.items[0]["kind"] == "ExternalService"
+    assert run("services", "delete", "far").status == 0
+    assert run("services", "get", "far").status == 1
+
+
+def test_usage_can_be_asked_for(run: Run) -> None:
+    assert run("usage", "-o", "json").items == []
+    assert run("usage", "--requests", "--since", "7d", "-o", "json").items == []
+    assert run("usage", "--since", "soon").status == 2
+
+
+def test_a_wrong_key_is_refused_with_what_to_do(run: Run) -> None:
+    result = run("get", "keys", "--key", "mk-wrong")
+    assert result.status == 1
+    assert "key" in result.err
+
+
+def test_the_administrator_gets_back_in(run: Run, data_dir: Path) -> None:
+    before = json.loads((data_dir / "admin.json").read_text())
+    assert run("admin", "reset").status == 0
+    after = json.loads((data_dir / "admin.json").read_text())
+    assert after["api_key"] != before["api_key"]
+    assert run("get", "users").status == 0
+    assert run("get", "users", "--key", f"admin:{after['password']}").status == 0
+
+
+def test_the_doctor_names_a_platform_that_is_only_half_there(run: Run) -> None:
+    result = run("doctor")  # no gateway here: /health is not served
+    assert (result.status, "BAD  Platform" in result.out) == (1, True)
