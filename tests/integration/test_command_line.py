@@ -209,6 +209,9 @@ def test_the_administrator_gets_back_in(run: Run, data_dir: Path) -> None:
     assert after["api_key"] != before["api_key"]
     assert run("get", "users").status == 0
     assert run("get", "users", "--key", f"admin:{after['password']}").status == 0
+    assert run("admin", "seal").status == 0
+    assert "password" not in json.loads((data_dir / "admin.json").read_text())
+    assert "no password already" in run("admin", "seal").err
 
 
 def test_the_doctor_names_a_platform_that_is_only_half_there(run: Run) -> None:

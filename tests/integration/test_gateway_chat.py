@@ -148,7 +148,9 @@ async def test_a_stream_arrives_event_by_event(client, upstream):
         (b'{"model":"ep-1","stream":true,"stream_options":3}', 400, "invalid_request", "stream_options"),
     ],
 )
-async def test_a_bad_body_is_refused_by_name_and_the_connection_goes_on(client, upstream, gateway, body, status, code, param):
+async def test_a_bad_body_is_refused_by_name_and_the_connection_goes_on(
+    client, upstream, gateway, body, status, code, param
+):
     answer = await client.ask(body)
     assert (answer.status, answer.error["code"], answer.error["param"]) == (status, code, param)
     assert upstream.received == []
@@ -302,7 +304,9 @@ async def test_an_answer_cut_short_is_502(client, upstream):
 
 async def test_an_answer_without_length_ends_with_its_connection(client, upstream):
     async def script(received, line):
-        await line.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + json.dumps(chat_answer()).encode())
+        await line.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + json.dumps(chat_answer()).encode()
+        )
         line.writer.close()
 
     upstream.script = script
@@ -311,7 +315,9 @@ async def test_an_answer_without_length_ends_with_its_connection(client, upstrea
 
 async def test_informational_answers_are_skipped(client, upstream):
     async def script(received, line):
-        await line.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + json_response(chat_answer()))
+        await line.send(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + json_response(chat_answer())
+        )
 
     upstream.script = script
     for _ in range(2):
@@ -510,6 +516,8 @@ async def test_ten_thousand_requests_leave_nothing_behind(gateway, upstream):
     await until(lambda: not gateway.parts.connections)
     assert gateway.parts.body_bytes == 0
     assert upstream.open <= open_before + 8
-    assert all(replica.in_flight == 0 for service in gateway.parts.table.services.values() for replica in service.replicas)
+    assert all(
+        replica.in_flight == 0 for service in gateway.parts.table.services.values() for replica in service.replicas
+    )
     assert len({record.request_id for record in gateway.records()}) == 8 * 1080
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 30_000  # KiB, the test's own lists included

@@ -177,7 +177,11 @@ async def test_a_client_that_leaves_frees_its_slot(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"this is no model at all", "invalid magic"), (b"", "failed to read magic"), (None, "not within the file bounds")],
+    [
+        (b"this is no model at all", "invalid magic"),
+        (b"", "failed to read magic"),
+        (None, "not within the file bounds"),
+    ],
 )
 async def test_a_broken_model_ends_the_engine_with_a_cause(
     engine: Engine, tmp_path: Path, content: bytes | None, said: str
@@ -205,7 +209,21 @@ def test_the_engine_process_refuses_flags_that_are_not_ours_and_a_missing_key() 
     assert (refused.returncode, refused.stderr) == (64, "error: MOORING_ENGINE_KEY is not set\n")
 
 
-_SAMPLES = ["1", "0.5", "on", "mean", "none", "deepseek", "f16", "q8_0", "linear", "distribute", "layer", "chatml", '{"a": 1}']
+_SAMPLES = [
+    "1",
+    "0.5",
+    "on",
+    "mean",
+    "none",
+    "deepseek",
+    "f16",
+    "q8_0",
+    "linear",
+    "distribute",
+    "layer",
+    "chatml",
+    '{"a": 1}',
+]
 
 
 def _some_value(name: str) -> list[str]:

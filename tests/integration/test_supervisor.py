@@ -7,6 +7,7 @@ import fcntl
 import http.client
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -60,9 +61,12 @@ cells = os.open(settings.run_dir / "beats", os.O_RDWR)
 stopping = threading.Event()
 threads = []
 
+def beat_once():
+    os.pwrite(cells, struct.pack("<Q", time.monotonic_ns()), 8 * settings.worker_slot)
+
 def beat():
     while not stopping.wait(0.05):
-        os.pwrite(cells, struct.pack("<Q", time.monotonic_ns()), 8 * settings.worker_slot)
+        beat_once()
 
 def answer(connection):
     with connection:
@@ -80,7 +84,8 @@ def answer(connection):
         if path.endswith("/chat/completions"):
             facts = {"choices": [{"message": {"content": "你好！很高兴见到您。"}}]}
         body = json.dumps(facts).encode()
-        connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+        head = b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body)
+        connection.sendall(head + body)
 
 def serve():
     while not stopping.is_set():
@@ -94,6 +99,7 @@ def serve():
         threads.append(thread)
 
 signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+beat_once()
 threading.Thread(target=beat, daemon=True).start()
 listener.settimeout(0.05)
 serve()
@@ -122,6 +128,7 @@ class Platform:
     def __init__(self, folder: Path) -> None:
         self.data_dir = folder / "data"
         self.port = 0
+        self.terminal: int = subprocess.DEVNULL
         self.supervisor: subprocess.Popen[bytes] | None = None
         self._out, self._err = folder / "out", folder / "err"
 
@@ -137,6 +144,7 @@ class Platform:
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             self.supervisor = subprocess.Popen(
                 [sys.executable, "-c", SUPERVISOR, json.dumps(commands)],
+                stdin=self.terminal,
                 stdout=out,
                 stderr=err,
                 env={**os.environ, **variables},
@@ -358,6 +366,19 @@ def test_an_ordered_stop_lets_running_answers_end_first(platform: Platform) -> N
     (platform.data_dir / "go").write_text("")
     assert waiting.getresponse().status == 200
     waiting.close()
+    assert platform.wait() == 0
+
+
+def test_it_stops_when_its_terminal_is_closed(platform: Platform) -> None:
+    keyboard, platform.terminal = pty.openpty()
+    platform.start()
+    os.close(platform.terminal)
+    platform.wait_ready()
+    gateway = platform.pid()
+    platform.signal(signal.SIGHUP)
+    until(lambda: platform.pid() != gateway, "a new gateway: the terminal is still there")
+    os.close(keyboard)
+    platform.signal(signal.SIGHUP)
     assert platform.wait() == 0
 
 

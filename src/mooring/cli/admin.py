@@ -42,7 +42,7 @@ def reset(data_dir: DataDir = None, output: OutputFormat = Format.table) -> None
 
 @app.command()
 def seal(data_dir: DataDir = None) -> None:
-    """Remove password and key from admin.json; they stay valid, so keep them elsewhere first.
+    """Remove the password from admin.json; keep it elsewhere first. The key stays: commands use it.
 
     Example: [bold]mooring admin seal[/bold]
     """
@@ -56,4 +56,4 @@ def seal(data_dir: DataDir = None) -> None:
         sealed = admin_file.seal(folder)
     except OSError as error:
         raise CommandError(f"{folder / 'admin.json'} can't be written: {error.strerror}.") from None
-    say(f"{folder / 'admin.json'} holds no secret any more." if sealed else "It held no secret already.")
+    say(f"{folder / 'admin.json'} holds no password any more." if sealed else "It held no password already.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mooring.control import services
 from mooring.control.context import Actor, Context, require_administrator
-from mooring.control.refusals import refuse_moderation
+from mooring.control.refusals import in_spec, refuse_moderation
 from mooring.core.errors import Unprocessable
 from mooring.core.external_services import ExternalService
 from mooring.core.pages import Query
@@ -32,8 +32,9 @@ async def prepare(service: ExternalService, context: Context, actor: Actor) -> N
     if len(set(urls)) < len(urls):
         raise Unprocessable("A URL is given twice.", param="spec.urls")
     check_url = load_engine("external").check_url
-    for url in urls:
-        await check_url(url, administrator=actor.administrator)
+    with in_spec():
+        for url in urls:
+            await check_url(url, administrator=actor.administrator)
 
 
 async def find(tx: Transaction, ref: str, project: str, actor: Actor) -> AnyService | None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from mooring.core.errors import Unprocessable
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from mooring.core.errors import MooringError, Unprocessable
 from mooring.core.objects import Moderation
 from mooring.store.database import Transaction
 from mooring.store.projects import find_project
+
+
+@contextmanager
+def in_spec() -> Generator[None]:
+    """Let the refusals of an engine name its field as the user wrote it: `args` is `spec.args`."""
+    try:
+        yield
+    except MooringError as error:
+        if error.param and not error.param.startswith("spec."):
+            error.param = f"spec.{error.param}"
+        raise
 
 
 def refuse_moderation(moderation: Moderation | None) -> None:

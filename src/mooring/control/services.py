@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mooring
 from mooring.control.context import Actor, Context, require_administrator
-from mooring.control.refusals import refuse_moderation, require_project
+from mooring.control.refusals import in_spec, refuse_moderation, require_project
 from mooring.core.errors import Conflict, Unprocessable
 from mooring.core.ids import new_id
 from mooring.core.pages import Query
@@ -45,7 +45,8 @@ async def prepare(service: ModelService, context: Context, actor: Actor) -> None
     if spec.engine == "vllm":
         raise _not_yet("This version can't run the engine 'vllm' yet.", "Use engine 'auto'.", "spec.engine")
     model_path(spec, context.settings)
-    load_engine(engine_of(spec)).check_args(list(spec.args), dict(spec.env))
+    with in_spec():
+        load_engine(engine_of(spec)).check_args(list(spec.args), dict(spec.env))
 
 
 def model_path(spec: ModelServiceSpec, settings: Settings) -> Path:

@@ -6,7 +6,6 @@ and names every fault; `to_wire` turns a noun into JSON-ready data.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar, cast
@@ -26,6 +25,7 @@ PATTERN_RULES = {
     DESCRIPTION_PATTERN: "a key's description is 1 to 100 characters on one line",
 }
 DEFAULT_PROJECT = "default"
+ANSWERED = ("status", "action")  # what we say about an object; a user may send it back
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Text = Annotated[str, StringConstraints(max_length=1000)]
@@ -44,7 +44,6 @@ class Noun(BaseModel, frozen=True):
         validate_by_name=True,
         validate_by_alias=True,
         protected_namespaces=(),
-        str_strip_whitespace=False,
     )
 
     @model_validator(mode="before")
@@ -126,14 +125,15 @@ NounT = TypeVar("NounT", bound=Noun)
 
 
 def read(model: type[NounT], data: object) -> NounT:
-    """Return `data` (parsed JSON or YAML) as `model`; a `status` in it is left out.
+    """Return `data` (parsed JSON or YAML) as `model`; what only answers hold is left out.
 
     Raises:
         InvalidDocument: it does not fit; every fault is listed with its field.
     """
     if isinstance(data, Mapping):
-        data = {key: value for key, value in cast("Mapping[Any, Any]", data).items() if key != "status"}
-        data.setdefault("spec", {})
+        data = {key: value for key, value in cast("Mapping[Any, Any]", data).items() if key not in ANSWERED}
+        if data.get("spec") is None:
+            data["spec"] = {}
     return validate(model, data)
 
 
@@ -164,11 +164,6 @@ def to_wire(noun: Noun) -> dict[str, Any]:
 def slug(name: str) -> str:
     """Return the name with dots as dashes: the form that fits into host names."""
     return name.replace(".", "-")
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` may be a name."""
-    return re.fullmatch(NAME_PATTERN[1:-1], text) is not None
 
 
 def _problem(fault: ErrorDetails, at: tuple[str, ...]) -> dict[str, str | int]:

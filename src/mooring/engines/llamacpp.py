@@ -24,7 +24,7 @@ DEFAULT_CONTEXT = 8192  # tokens of all slots together: llama.cpp divides it by 
 DEFAULT_CACHE_MIB = 256  # saved prompts of idle slots; the engine's own default is 8 GiB
 _PACKAGE = Path(__file__).resolve().parents[1]
 _BUILTIN_MODELS = _PACKAGE / "assets"
-_BUILTIN_ARGS = ("--embeddings", "--pooling=mean")
+_BUILTIN_ARGS = ("--embeddings", "--pooling=mean", "--ubatch-size=2048")  # a text to embed must fit one batch
 _ENVIRONMENT = re.compile(r"OMP_(NUM_THREADS|WAIT_POLICY|PROC_BIND|PLACES|DYNAMIC)|GOMP_SPINCOUNT|GGML_[A-Z0-9_]+")
 # GGML_BACKEND_PATH and its like load a library of the caller's choice.
 _LOADS_CODE = re.compile(r"PATH|BACKEND|FILE|DIR|LIB")

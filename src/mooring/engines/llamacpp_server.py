@@ -82,8 +82,9 @@ def main(argv: list[str]) -> int:
 def _serve(known: argparse.Namespace, values: dict[str, Any], key: str) -> int:
     import xllamacpp
 
+    engine: Any = xllamacpp  # a compiled module without types
     try:
-        server = xllamacpp.Server(_parameters(xllamacpp, known, values, key))
+        server = engine.Server(_parameters(engine, known, values, key))
     except RuntimeError as error:  # every load error is this one line; llama.cpp has written the cause above it
         print(f"error: the engine could not load the model: {error}", file=sys.stderr)
         return EX_UNAVAILABLE

@@ -22,7 +22,7 @@ from mooring.core.errors import (
 )
 from mooring.core.snapshot import KeyEntry
 from mooring.gateway import llamacpp
-from mooring.gateway.body import Edit, add_member, replace_value, splice
+from mooring.gateway.body import Edit, add_member, find_value, replace_value, splice
 from mooring.gateway.dialects import openai
 from mooring.gateway.http1.request import Request
 from mooring.gateway.routing import Service, Target
@@ -31,7 +31,6 @@ from mooring.gateway.snapshot import Table
 RELAY = "relay"
 METERED = frozenset({"chat", "completion", "embedding"})
 _STREAMING = frozenset({"chat", "completion"})
-_NEEDED_TYPE = {"chat": "chat", "completion": "completion", "embedding": "embedding"}
 _NO_RAW = msgspec.Raw()
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true}'
 
@@ -52,43 +51,34 @@ _decode_any = msgspec.json.Decoder().decode
 class Ticket:
     """An admitted request: who asks what of which service, and the body to send."""
 
-    __slots__ = (
-        "body",
-        "choices_per_prompt",
-        "key",
-        "operation",
-        "prompt_estimate",
-        "service",
-        "stepwise",
-        "stream",
-        "target",
-        "wants_usage",
-    )
+    stream = False
+    wants_usage = False
+    stepwise = False  # takes several calls: see `calls`
+    choices_per_prompt = 1
+    body: list[bytes]
 
-    def __init__(self, key: KeyEntry, operation: str, target: Target, service: Service) -> None:
+    def __init__(self, key: KeyEntry, operation: str, target: Target, service: Service, prompt_estimate: int) -> None:
         self.key = key
         self.operation = operation
         self.target = target
         self.service = service
-        self.stream = False
-        self.wants_usage = False
-        self.stepwise = False  # takes several calls: see `calls`
-        self.choices_per_prompt = 1
-        self.prompt_estimate = 0  # tokens, until the engine tells
-        self.body: list[bytes] = []
+        self.prompt_estimate = prompt_estimate  # tokens, until the engine tells
 
 
-def find_operation(method: bytes, path: bytes) -> str:
-    """Return the operation offered at this path, RELAY for what belongs to control.
+def find_operation(method: bytes, target: bytes) -> str:
+    """Return the operation offered at this target's path, RELAY for what belongs to control.
 
     Raises:
         MethodNotAllowed: the path takes other methods; `allow` names them.
         PathNotFound: below a prefix the gateway owns wholly.
     """
     if method == b"POST":
-        operation = openai.POST_PATHS.get(path)
+        operation = openai.POST_PATHS.get(target)
         if operation is not None:
             return operation
+    path = target.partition(b"?")[0]
+    if method == b"POST" and path in openai.POST_PATHS:
+        return openai.POST_PATHS[path]
     operation = openai.GET_PATHS.get(path)
     if operation is None and path.startswith(openai.MODEL_PREFIX) and len(path) > len(openai.MODEL_PREFIX):
         operation = "model"
@@ -114,7 +104,7 @@ def authenticate(request: Request, table: Table) -> KeyEntry:
     Raises:
         Unauthenticated: no key, another scheme, or a key that is not valid.
     """
-    header = request.authorization
+    header = request.authorization or b""
     if header[:7] == b"Bearer " or header[:7].lower() == b"bearer ":
         bearer = header[7:].strip()
         if bearer:
@@ -153,26 +143,33 @@ def admit(body: bytes, key: KeyEntry, operation: str, table: Table) -> Ticket:
         read = _decode_body(body)
     except msgspec.DecodeError as error:
         raise InvalidJson(f"The body is not a valid JSON object: {error}.") from None
-    model = _text(read.model)
-    target = table.resolve(key, model)
+    model = bytes(read.model)
+    target = table.resolve(key, _text(model))
     service = target.choose_service()
-    ticket = Ticket(key, operation, target, service)
-    needed = _NEEDED_TYPE.get(operation)
-    if needed is not None and needed not in service.entry.types:
-        raise _unsupported(service, needed)
+    entry = service.entry
+    if operation in METERED and operation not in entry.types:
+        raise _unsupported(service, operation)
+    ticket = Ticket(key, operation, target, service, len(body) // 3)
+    if operation in _STREAMING and _flag(read.stream, "stream"):
+        ticket.stream = True
     edits: list[Edit] = []
-    model_raw = bytes(read.model)
-    if model_raw != service.served_model_json:
-        edits += replace_value(body, "model", model_raw, service.served_model_json)
-    if operation in _STREAMING:
-        ticket.stream = _flag(read.stream, "stream")
-        if ticket.stream:
-            ticket.wants_usage = _include_usage(body, read.stream_options, edits)
-    if service.entry.engine == "llamacpp":
+    if ticket.stream:
+        ticket.wants_usage = _include_usage(body, read.stream_options, edits)
+    if entry.engine == "llamacpp":
         _fit_llamacpp(ticket, body, edits)
-    ticket.prompt_estimate = len(body) // 3
-    ticket.body = splice(body, edits)
+    ticket.body = _with_model(body, model, service.served_model_json, edits)
     return ticket
+
+
+def _with_model(body: bytes, model: bytes, served: bytes, edits: list[Edit]) -> list[bytes]:
+    """Return the body in pieces with the served model's name and the other edits in it."""
+    if model == served:
+        return splice(body, edits)
+    span = find_value(body, b"model", model)
+    if span is not None and not edits:
+        return [body[: span[0]], served, body[span[1] :]]
+    edits += [Edit(span[0], span[1], served)] if span is not None else replace_value(body, "model", None, served)
+    return splice(body, edits)
 
 
 def _fit_llamacpp(ticket: Ticket, body: bytes, edits: list[Edit]) -> None:
@@ -183,21 +180,25 @@ def _fit_llamacpp(ticket: Ticket, body: bytes, edits: list[Edit]) -> None:
     ticket.stepwise = (several and not ticket.stream) or ticket.operation in ("tokenize", "detokenize")
 
 
-def _text(raw: msgspec.Raw) -> str:
-    value = bytes(raw)
+def _text(value: bytes) -> str:
     if not value or value == b"null":
         raise Invalid("'model' is missing.", param="model", next_step="Name an endpoint id or a model.")
     if value[0] != 0x22:
         raise Invalid("'model' must be a string.", param="model", next_step="Name an endpoint id or a model.")
+    if b"\\" not in value:
+        try:
+            return value[1:-1].decode()
+        except UnicodeDecodeError:
+            raise InvalidJson("The body is not valid UTF-8.", param="model") from None
     return _decode_text(value)
 
 
 def _flag(raw: msgspec.Raw, name: str) -> bool:
     value = bytes(raw)
+    if not value or value == b"false" or value == b"null":
+        return False
     if value == b"true":
         return True
-    if value in (b"", b"false", b"null"):
-        return False
     raise Invalid(f"'{name}' must be true or false.", param=name)
 
 

@@ -106,6 +106,9 @@ def splice(body: bytes, edits: list[Edit]) -> list[bytes]:
     """Return the body in pieces with all edits done."""
     if not edits:
         return [body]
+    if len(edits) == 1:
+        start, end, text = edits[0]
+        return [body[:start], text, body[end:]]
     parts: list[bytes] = []
     at = 0
     for edit in sorted(edits):

@@ -58,6 +58,7 @@ _ATTEMPTS = 3  # replicas tried for one request
 _CLIENT_LEFT = 499
 _MAX_WHOLE = 256 << 20  # bytes of one JSON answer
 _monotonic = time.monotonic
+_now = time.time
 
 
 class ClientPort(Protocol):
@@ -76,46 +77,27 @@ class ClientPort(Protocol):
 class Exchange:
     """See the module."""
 
-    __slots__ = (
-        "_attempt",
-        "_call",
-        "_client",
-        "_error",
-        "_first_byte",
-        "_parts",
-        "_relay",
-        "_replica",
-        "_size",
-        "_slot",
-        "_started",
-        "_started_at",
-        "_ticket",
-        "_tried",
-        "_upstream",
-        "_whole",
-        "request_id",
-        "state",
-    )
+    # Defaults are class attributes: an exchange is made for every call, and most of them change once or never.
+    state = ROUTING
+    _first_byte = 0.0
+    _attempt = 0
+    _tried: tuple[str, ...] = ()
+    _replica: Replica | None = None
+    _upstream: UpstreamConnection | None = None
+    _relay: EventRelay | None = None
+    _whole: list[bytes] | None = None
+    _size = 0
+    _slot = -1
+    _call: asyncio.Task[None] | None = None
+    _error: MooringError | None = None
 
     def __init__(self, parts: Parts, client: ClientPort, ticket: Ticket, request_id: str) -> None:
         self._parts = parts
         self._client = client
         self._ticket = ticket
         self.request_id = request_id
-        self.state = ROUTING
         self._started = _monotonic()
-        self._started_at = time.time()
-        self._first_byte = 0.0
-        self._attempt = 0
-        self._tried: list[str] = []
-        self._replica: Replica | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._relay: EventRelay | None = None
-        self._whole: list[bytes] | None = None
-        self._size = 0
-        self._slot = -1
-        self._call: asyncio.Task[None] | None = None
-        self._error: MooringError | None = None
+        self._started_at = _now()
 
     def _to(self, state: int) -> None:
         assert state in TRANSITIONS[self.state], f"no transition {self.state} → {state}"
@@ -132,12 +114,11 @@ class Exchange:
         ticket = self._ticket
         operation = ticket.operation
         if operation in METERED:
-            endpoint = ticket.target.endpoint
             entry = ticket.service.entry
             self._slot = self._parts.journal.open_slot(
                 SlotHead(
                     self.request_id,
-                    endpoint.id if endpoint is not None else "",
+                    ticket.target.endpoint_id,
                     entry.id,
                     "",
                     ticket.key.id,
@@ -199,7 +180,7 @@ class Exchange:
         assert replica is not None
         replica.failed(self._parts.timers.now)
         self._give_back_replica()
-        self._tried.append(replica.entry.id)
+        self._tried = (*self._tried, replica.entry.id)
         self._error = error
         if len(self._tried) >= _ATTEMPTS:
             self._refuse(error)
@@ -390,7 +371,6 @@ class Exchange:
         if slot < 0:
             return
         ticket = self._ticket
-        endpoint = ticket.target.endpoint
         entry = ticket.service.entry
         now = _monotonic()
         replica = self._replica
@@ -399,7 +379,7 @@ class Exchange:
             slot,
             UsageRecord(
                 self.request_id,
-                endpoint.id if endpoint is not None else "",
+                ticket.target.endpoint_id,
                 entry.id,
                 replica.entry.id if replica is not None else "",
                 ticket.key.id,

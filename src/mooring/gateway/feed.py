@@ -43,7 +43,7 @@ _log = logging.getLogger("mooring.gateway.feed")
 _RECONNECT_S = 0.1
 _PUSH_S = 0.25  # how often new journal records are pushed
 _SAVE_S = 5.0  # how often a changed table is saved for a start without control
-_PUSH_BYTES = 1 << 20
+_PUSH_BYTES = 256 << 10
 _SAVE_FRAME_ROWS = 500
 
 

@@ -57,18 +57,17 @@ class Service:
 class Target:
     """What the caller's `model` stands for: an endpoint, or a service addressed directly."""
 
-    __slots__ = ("_services", "_weights", "endpoint", "model")
+    __slots__ = ("_services", "_single", "_weights", "endpoint", "endpoint_id")
 
-    def __init__(self, endpoint: EndpointEntry | None, services: Iterable[tuple[Service, int]], model: str) -> None:
+    def __init__(self, endpoint: EndpointEntry | None, services: Iterable[tuple[Service, int]]) -> None:
         weighted = list(services)
         self.endpoint = endpoint
-        self.model = model  # as the caller wrote it
+        self.endpoint_id = endpoint.id if endpoint is not None else ""
         self._services = [service for service, _ in weighted]
         self._weights = [weight for _, weight in weighted]
-
-    @property
-    def services(self) -> list[Service]:
-        return self._services
+        # The usual case, decided once: one enabled service behind an enabled target.
+        single = self._services[0] if len(self._services) == 1 and self._services[0].entry.enabled else None
+        self._single = single if endpoint is None or endpoint.enabled else None
 
     def choose_service(self) -> Service:
         """Return a service by weight among those that can answer now; else the heaviest, to name its reason.
@@ -77,13 +76,11 @@ class Target:
             EndpointStopped: the endpoint is switched off, or the only service is.
             NotReady: no service stands behind the endpoint.
         """
+        if self._single is not None:
+            return self._single
         if self.endpoint is not None and not self.endpoint.enabled:
             raise EndpointStopped(f"The endpoint {self.endpoint.id} is stopped.")
-        services = self._services
-        if len(services) == 1:
-            chosen = services[0]
-        else:
-            chosen = self._weighted_choice()
+        chosen = self._services[0] if len(self._services) == 1 else self._weighted_choice()
         if not chosen.entry.enabled:
             raise EndpointStopped(
                 f"The service {chosen.entry.name} is stopped.", next_step="Start the service or use another one."

@@ -9,6 +9,7 @@ paused one would not report that its client left.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +29,7 @@ from mooring.gateway.upstream import keep_alive_probes
 if TYPE_CHECKING:
     from mooring.gateway.parts import Parts
 
+_log = logging.getLogger("mooring.gateway.server")
 _HIGH_WATER = 262144
 _MAX_PIPELINED = 16
 _MAX_PIPELINED_BYTES = 65536
@@ -43,13 +45,16 @@ class ClientConnection(asyncio.Protocol):
         "_current",
         "_head_only",
         "_key",
+        "_known_header",
+        "_known_key",
+        "_known_version",
         "_lingering",
         "_operation",
         "_overhead",
         "_parser",
         "_parts",
         "_queue",
-        "_queued_bytes",
+        "_reading",
         "_request",
         "_request_id",
         "_tunnel",
@@ -70,8 +75,11 @@ class ClientConnection(asyncio.Protocol):
         self._request: Request | None = None  # being read
         self._current: Request | None = None  # being answered
         self._queue: deque[Request] | None = None
-        self._queued_bytes = 0
+        self._reading = 0  # bytes of the read that is being parsed
         self._key: KeyEntry | None = None
+        self._known_header: bytes | None = None
+        self._known_key: KeyEntry | None = None
+        self._known_version: tuple[str, int] | None = None
         self._operation = ""
         self._request_id = ""
         self._overhead = 0
@@ -144,18 +152,21 @@ class ClientConnection(asyncio.Protocol):
             return
         request = self._request
         known = request.body_bytes if request is not None else 0
+        self._reading = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._upgrade()
+            self._closing = True  # only relayed paths may switch protocols; whatever comes next is not HTTP
         except httptools.HttpParserError as error:
             self._refuse_framing(Invalid(f"The request is not valid HTTP/1.1: {error}.", code="bad_framing"))
             return
         request = self._request
         if request is not None and not self._within_limits(request, len(data), known):
             return
-        if not self._busy:
+        if self.exchange is None and self._tunnel is None:
             self._proceed()
+        elif self._queue is not None and self._overfull(self._queue):
+            self._abort()
 
     def _within_limits(self, request: Request, received: int, known: int) -> bool:
         """Bound what the parser swallows silently: unfinished heads, chunk extensions, trailers; and the body."""
@@ -171,14 +182,14 @@ class ClientConnection(asyncio.Protocol):
         if self._parts.body_bytes > settings.body_budget_bytes:
             self._refuse_framing(Unavailable("This gateway worker holds too many request bodies.", retry_after_s=1.0))
             return False
-        if self._queue is not None and self._queued_bytes > _MAX_PIPELINED_BYTES + settings.max_head_bytes:
-            self._abort()
-            return False
         if not self._busy:
             self.deadline = self._parts.timers.now + (
                 settings.body_timeout_s if request.head_done else settings.head_timeout_s
             )
         return True
+
+    def _overfull(self, queue: deque[Request]) -> bool:
+        return len(queue) > _MAX_PIPELINED or sum(request.body_bytes for request in queue) > _MAX_PIPELINED_BYTES
 
     # --- the parser's callbacks: they only store facts
 
@@ -194,7 +205,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._request
         assert request is not None
         if not request.head_done:
-            request.headers.append((name, value))
+            request.add_header(name, value)
 
     def on_headers_complete(self) -> None:
         request = self._request
@@ -202,9 +213,17 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         request.head_done = True
         request.method = parser.get_method()
-        request.version_1_0 = parser.get_http_version() == "1.0"
-        request.keep_alive = parser.should_keep_alive()
-        request.read_head(self._parts.settings.max_head_bytes)
+        if parser.get_http_version() != "1.1":
+            request.version_1_0 = True
+        if not parser.should_keep_alive():
+            request.keep_alive = False
+        if request.host is None and not request.version_1_0:
+            request.problem = Invalid(
+                "The Host header is missing.", next_step="Send a Host header.", code="missing_host"
+            )
+        limit = self._parts.settings.max_head_bytes
+        if self._overhead + self._reading > limit and request.head_bytes() > limit:
+            request.problem = HeadTooLarge(f"The request head is larger than {limit} bytes.")
 
     def on_body(self, piece: bytes) -> None:
         request = self._request
@@ -216,31 +235,36 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._request
         assert request is not None
-        request.complete = True
         self._overhead = 0
+        self._request = None
         if self._current is None:
             self._current = request
         else:
             if self._queue is None:
                 self._queue = deque()
             self._queue.append(request)
-            self._queued_bytes += request.head_bytes + request.body_bytes
-        self._request = None
 
     # --- acting
 
     def _proceed(self) -> None:
         """Answer what is complete, in order; then judge the head that is being read."""
-        while self._current is not None and not self._busy and not self._lingering and not self.closed:
-            if self._queue is not None and (
-                len(self._queue) > _MAX_PIPELINED or self._queued_bytes > _MAX_PIPELINED_BYTES
-            ):
-                self._abort()
-                return
+        if self._queue is not None and self._overfull(self._queue):
+            self._abort()
+            return
+        while (
+            self._current is not None
+            and self.exchange is None
+            and self._tunnel is None
+            and not self._lingering
+            and not self.closed
+        ):
             self._handle(self._current)
         request = self._request
-        if request is None or not request.head_done or request.judged or self._busy or self.closed:
-            return
+        if request is not None and request.head_done and not request.judged and not self._busy and not self.closed:
+            self._judge_early(request)
+
+    def _judge_early(self, request: Request) -> None:
+        """Judge a head whose body is still coming: the key before 100-continue, before the body."""
         try:
             self._judge_head(request)
         except MooringError as error:
@@ -260,8 +284,9 @@ class ClientConnection(asyncio.Protocol):
             self._request_id = self._parts.new_request_id()
         if request.problem is not None:
             raise request.problem
-        operation = self._operation = find_operation(request.method, request.path)
-        self._head_only = request.method == b"HEAD"
+        method = request.method
+        operation = self._operation = find_operation(method, request.target)
+        self._head_only = method == b"HEAD"
         self._version_1_0 = request.version_1_0
         if operation == RELAY or operation in openai.OPEN_OPERATIONS:
             return
@@ -269,9 +294,21 @@ class ClientConnection(asyncio.Protocol):
             raise Invalid("This path offers no protocol upgrade.", next_step="Send plain HTTP/1.1.", code="no_upgrade")
         if not self._parts.table.loaded:
             raise local.no_snapshot()
-        self._key = authenticate(request, self._parts.table)
-        if request.method == b"POST":
+        self._key = self._authenticate(request)
+        if method == b"POST":
             check_body_head(request, self._parts.settings.max_body_bytes)
+
+    def _authenticate(self, request: Request) -> KeyEntry:
+        """Return the caller's key; the same header under the same table needs no second look-up."""
+        header = request.authorization
+        table = self._parts.table
+        if header is not None and header == self._known_header and self._known_version == (table.epoch, table.version):
+            key = self._known_key
+            if key is not None and key.expires_at is None:
+                return key
+        key = authenticate(request, table)
+        self._known_header, self._known_version, self._known_key = header, (table.epoch, table.version), key
+        return key
 
     def _handle(self, request: Request) -> None:
         """Start answering one complete request."""
@@ -285,6 +322,11 @@ class ClientConnection(asyncio.Protocol):
             self._dispatch(request)
         except MooringError as error:
             self.refuse(error)
+            self.exchange_done()
+        except Exception:  # the gateway's last line of defence: a bug costs one request, not the worker
+            _log.exception("request %s failed", self._request_id)
+            self._closing = True
+            self.refuse(MooringError())
             self.exchange_done()
 
     def _dispatch(self, request: Request) -> None:
@@ -317,10 +359,6 @@ class ClientConnection(asyncio.Protocol):
         self._parts.body_bytes -= request.body_bytes
         request.body_bytes = 0
         request.body = b""
-
-    def _upgrade(self) -> None:
-        """The parser stopped behind a head with Upgrade (or CONNECT): only relayed paths may switch protocols."""
-        self._closing = True
 
     # --- the client port: what exchanges and tunnels call
 
@@ -372,7 +410,7 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         self._tunnel = None
         request, self._current = self._current, None
-        if request is not None:
+        if request is not None and request.body_bytes:
             self._forget_body(request)
         self._key = None
         self._request_id = ""
@@ -383,12 +421,13 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._queue:
             self._current = self._queue.popleft()
-            self._queued_bytes -= self._current.head_bytes + self._current.body_bytes
             self._parts.loop.call_soon(self._proceed)
-            return
-        self._set_idle_deadline()
-        if self._request is not None:
+        elif self._request is not None:
             self._parts.loop.call_soon(self._proceed)
+            self._set_idle_deadline()
+        else:
+            parts = self._parts
+            self.deadline = parts.timers.now + parts.settings.idle_timeout_s
 
     # --- timing out and closing
 

@@ -24,6 +24,9 @@ from mooring.gateway.routing import Replica, Service, Target
 from mooring.gateway.upstream import Pool
 
 
+_MAX_RESOLVED = 20_000  # pairs of key and model remembered; a bound, not a working set
+
+
 class Table:
     """All rows at one `(epoch, version)`. Key rows stay packed until a caller shows the key."""
 
@@ -40,7 +43,7 @@ class Table:
         self.endpoints: dict[str, EndpointEntry] = {}
         self._keys: dict[bytes, bytes | KeyEntry] = {}
         self._key_digests: dict[str, tuple[bytes, ...]] = {}
-        self._resolved: dict[tuple[str, str, bool], Target] = {}
+        self._resolved: dict[tuple[str, str], Target] = {}  # (key id, model) → what it stands for; cleared by changes
 
     @property
     def loaded(self) -> bool:
@@ -74,22 +77,28 @@ class Table:
             ModelNotFound: nothing of that name, or this key may not use it.
             AmbiguousModel: several services serve a model of that name; lists their ids.
         """
+        cached = self._resolved.get((key.id, model))
+        if cached is None:
+            cached = self._find_target(key, model)
+            if len(self._resolved) >= _MAX_RESOLVED:
+                self._resolved.clear()
+            self._resolved[key.id, model] = cached
+        return cached
+
+    def _find_target(self, key: KeyEntry, model: str) -> Target:
         scope = key.endpoints
         endpoint = self.endpoints.get(model)
-        if endpoint is not None:
-            if (endpoint.project != key.project and not key.admin) or (scope is not None and model not in scope):
+        if endpoint is None:
+            if scope is not None:
                 raise _unknown(model)
-        elif scope is not None:
+            return self._named(key.project, model)
+        if (endpoint.project != key.project and not key.admin) or (scope is not None and model not in scope):
             raise _unknown(model)
-        cached = self._resolved.get((key.project, model, endpoint is not None))
-        if cached is None:
-            cached = self._endpoint_target(endpoint) if endpoint is not None else self._named(key.project, model)
-            self._resolved[key.project, model, endpoint is not None] = cached
-        return cached
+        return self._endpoint_target(endpoint)
 
     def _endpoint_target(self, endpoint: EndpointEntry) -> Target:
         found = ((self.services.get(target.service), target.weight) for target in endpoint.targets)
-        return Target(endpoint, [(service, weight) for service, weight in found if service is not None], endpoint.id)
+        return Target(endpoint, [(service, weight) for service, weight in found if service is not None])
 
     def _named(self, project: str, model: str) -> Target:
         own = [
@@ -99,7 +108,7 @@ class Table:
         ]
         for service in own:
             if service.entry.name == model or service.entry.id == model:
-                return Target(None, [(service, 1)], model)
+                return Target(None, [(service, 1)])
         served = [service for service in own if service.entry.served_model == model]
         if not served:
             raise _unknown(model)
@@ -110,7 +119,7 @@ class Table:
                 param="model",
                 next_step="Use one of these service names or ids, or an endpoint id.",
             )
-        return Target(None, [(served[0], 1)], model)
+        return Target(None, [(served[0], 1)])
 
     def callable_by(self, key: KeyEntry) -> tuple[list[EndpointEntry], list[ServiceEntry]]:
         """Return the endpoints and directly addressable services this key may call, by age."""

@@ -40,6 +40,7 @@ from mooring.store.snapshot_rows import Unseal
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2  # other control processes commit without waking us
+SQLITE_POLL_S = 1.0  # there, only an operator's command line does
 UPKEEP_S = 600.0
 STOP_S = 5.0  # for queries under way to end
 SLOW_S = 10.0  # a worker that takes nothing for so long is cut off
@@ -146,7 +147,8 @@ class Feed:
         db = Database(self._database_url)
         try:
             routes = Routes(db, pepper=self._pepper, unseal=self._unseal)
-            serving = _Serving(db, routes, self._retention_days)
+            poll_s = SQLITE_POLL_S if self._database_url.startswith("sqlite") else POLL_S
+            serving = _Serving(db, routes, self._retention_days, poll_s)
             with _bound(self._path) as listener:
                 async with serving.listening(listener):
                     self._serving = serving
@@ -160,9 +162,9 @@ class Feed:
 class _Serving:
     """What lives in the feed's own loop."""
 
-    def __init__(self, db: Database, routes: Routes, retention_days: int) -> None:
+    def __init__(self, db: Database, routes: Routes, retention_days: int, poll_s: float) -> None:
         self.stopping = asyncio.Event()
-        self.publisher = Loop("feed", self._publish, beat_s=POLL_S)
+        self.publisher = Loop("feed", self._publish, beat_s=poll_s)
         self._routes = routes
         self._epoch, self._version = "", -1
         self._workers: set[Worker] = set()  # those that said hello

@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -28,8 +25,10 @@ log = logging.getLogger(__name__)
 
 Transaction = AsyncConnection
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 10_000  # longer than any transaction of ours; then the caller hears 503
 SERIAL_LOCK = 0x6D6F6F72  # "moor"
+CHECKED_BYTES = 64 << 20  # about a tenth of a second
 MIGRATION_LOCK = 0x6D6F6F73
 
 
@@ -155,14 +154,51 @@ def migrate(url: str) -> None:
     engine = _sync_engine(place, sqlite)
     try:
         with _named_failures(str(shown)), engine.begin() as connection:
-            if not sqlite:
+            if sqlite:
+                _check_pages(connection, str(shown))
+            else:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if _revision(connection) != newest_revision():
+                _upgrade(connection, str(shown))
     finally:
         engine.dispose()
+
+
+def newest_revision() -> str:
+    """Return the schema that this version of the code works with: the number of the last migration file."""
+    return max(path.stem[1:5] for path in (MIGRATIONS / "versions").glob("v[0-9]*.py"))
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def _upgrade(connection: sa.Connection, shown: str) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins as it is imported
+    from alembic import command  # only here: most starts have nothing to migrate, and it takes time and memory
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise DatabaseBroken(
+            f"The database {shown} was made by a newer version of Mooring ({error}); start that version."
+        ) from error
+
+
+def _check_pages(connection: sa.Connection, shown: str) -> None:
+    """Look at every page of a file small enough for that to be quick; a start must not wait for gigabytes."""
+    if Path(shown).stat().st_size > CHECKED_BYTES:
+        return
+    found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if found != "ok":
+        raise DatabaseBroken(f"The database {shown} is damaged ({str(found).splitlines()[-1]}). Restore a backup.")
 
 
 def _sync_engine(place: sa.URL, sqlite: bool) -> sa.Engine:
@@ -180,10 +216,6 @@ def _sync_engine(place: sa.URL, sqlite: bool) -> sa.Engine:
 def _named_failures(place: str) -> Generator[None]:
     try:
         yield
-    except CommandError as error:
-        raise DatabaseBroken(
-            f"The database {place} was made by a newer version of Mooring ({error}); start that version."
-        ) from error
     except (exc.DatabaseError, sqlite3.DatabaseError) as error:
         cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise DatabaseBroken(

@@ -98,12 +98,6 @@ async def find_by_digest(tx: Transaction, digest: bytes) -> tuple[ApiKey, User] 
     return (await _nouns(tx, [row]))[0], await get_user(tx, row.owner)
 
 
-async def keys_confined_to(tx: Transaction, project: str, endpoint_id: str) -> list[tuple[str, str]]:
-    """Return (id, label) of the keys whose scope names this endpoint."""
-    statement = sa.select(api_keys).where(api_keys.c.project == project, api_keys.c.endpoints.is_not(None))
-    return [(row.id, row.label) for row in await rows.fetch(tx, statement) if endpoint_id in row.endpoints]
-
-
 async def delete_key(tx: Transaction, key_id: str) -> bool:
     """Delete it; return whether it existed."""
     return await rows.delete_row(tx, api_keys, key_id)

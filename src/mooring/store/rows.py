@@ -11,7 +11,7 @@ from mooring.core.pages import Query
 from mooring.store.database import Transaction
 
 
-async def fetch(tx: Transaction, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+async def fetch(tx: Transaction, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
     """Return all rows."""
     return (await tx.execute(statement)).all()
 

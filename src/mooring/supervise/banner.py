@@ -69,15 +69,13 @@ def _curl(facts: Facts) -> list[str]:
     key = "<your API key>"
     if facts.has_key:
         key = f'$(sed -n \'s/.*"api_key": *"\\([^"]*\\)".*/\\1/p\' {facts.admin_file})'
-    body = json.dumps(
-        {"model": facts.endpoint_id, "messages": [{"role": "user", "content": GREETING}]}, ensure_ascii=False
-    )
     option = "-k " if facts.unverified_tls else ""
     return [
         f"    KEY={key}",
         f"    curl {option}{facts.base_url}/v1/chat/completions \\",
         '      -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\',
-        f"      -d '{body}'",
+        f'      -d \'{{"model": "{facts.endpoint_id}",',
+        f'           "messages": [{{"role": "user", "content": "{GREETING}"}}]}}\'',
     ]
 
 

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -53,6 +54,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._pauses: dict[tuple[Role, int], Pause] = {}
         self._signals: list[int] = []
+        self._has_terminal = _terminal_is_there()
         self._stopping = False
         self._killing = False
         self._failure = ""
@@ -103,7 +105,7 @@ class Supervisor:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._stop() if not self._stopping else self._kill_all()
             elif number == signal.SIGHUP and not self._stopping:
-                self._replace_gateways()
+                self._stop() if self._has_terminal and not _terminal_is_there() else self._replace_gateways()
 
     def _end(self) -> int:
         if self._failure:
@@ -287,5 +289,15 @@ def _ending(status: int) -> str:
     return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
+def _terminal_is_there() -> bool:
+    """Return whether stdin is a terminal that still exists: SIGHUP also says that it was closed."""
+    try:
+        termios.tcgetattr(0)
+    except (termios.error, OSError):
+        return False
+    return True
+
+
 def _say(sentence: str) -> None:
-    print(f"mooring: {sentence}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        print(f"mooring: {sentence}", file=sys.stderr, flush=True)

@@ -165,3 +165,26 @@ async def test_the_order_waits_for_the_gateways_and_names_the_late_ones(
     assert answer.status_code == 200, answer.text
     assert "Mooring-Unacknowledged" not in answer.headers
     assert len(gateways.awaited) == count, "nothing changed, so nobody is waited for"
+
+
+async def test_a_deletion_during_changes_ends_them_clearly(client: httpx.AsyncClient) -> None:
+    path = "/manage/v1/endpoints/demo"
+    patches = [client.patch(path, json={"spec": {"reserveTokens": number}}) for number in range(6)]
+    answers = await asyncio.gather(*patches[:3], client.delete(path), client.delete(path), *patches[3:])
+    assert {answer.status_code for answer in answers} <= {200, 404}
+    assert sorted(answer.status_code for answer in answers[3:5]) == [200, 404]
+    assert (await client.get(path)).status_code == 404
+
+
+async def test_a_service_and_its_first_endpoint_never_miss_each_other(
+    client: httpx.AsyncClient, external: Make, endpoint: Make
+) -> None:
+    for _ in range(5):
+        await client.post("/manage/v1/external-services", json=external())
+        made, gone = await asyncio.gather(
+            client.post("/manage/v1/endpoints", json=endpoint()),
+            client.delete("/manage/v1/external-services/elsewhere"),
+        )
+        assert (made.status_code, gone.status_code) in ((201, 409), (422, 200)), (made.text, gone.text)
+        await client.delete("/manage/v1/endpoints/chat")
+        await client.delete("/manage/v1/external-services/elsewhere")

@@ -99,3 +99,4 @@ async def test_the_description_lists_every_path_and_resolves(client: httpx.Async
 
     schemas = {f"#/components/schemas/{name}" for name in description["components"]["schemas"]}
     assert references(description) <= schemas
+    assert set(description["components"]["securitySchemes"]) == {"key", "password"}

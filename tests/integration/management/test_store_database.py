@@ -33,6 +33,12 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(empty_db: Da
         assert await tx.run_sync(differences) == []
 
 
+async def test_the_schema_is_that_of_the_newest_migration_file(empty_db: Database) -> None:
+    async with empty_db.read() as tx:
+        revision = (await tx.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one()
+    assert revision == database.newest_revision()
+
+
 async def test_versions_are_dense_and_ordered_under_concurrent_writers(empty_db: Database) -> None:
     other = Database(empty_db.url)
     woken: list[int] = []
@@ -99,6 +105,17 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path: Path) -> None:
         migrate(f"sqlite:///{tmp_path}/none/mooring.db")
     with pytest.raises(DatabaseBroken, match="can't be used"):
         migrate("postgresql://nobody@127.0.0.1:1/none")
+
+
+@pytest.mark.parametrize("page", range(1, 12))
+def test_damage_inside_of_the_file_is_seen_at_the_start(tmp_path: Path, page: int) -> None:
+    url = f"sqlite:///{tmp_path}/mooring.db"
+    migrate(url)
+    with (tmp_path / "mooring.db").open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 4096)
+    with pytest.raises(DatabaseBroken, match=r"damaged|can't be used"):
+        migrate(url)
 
 
 def test_a_newer_schema_is_one_clear_sentence(database_url: str) -> None:

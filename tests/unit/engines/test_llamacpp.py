@@ -7,7 +7,7 @@ import pytest
 import mooring
 from mooring.core.errors import Invalid
 from mooring.core.replicas import ReplicaPlace
-from mooring.engines import llamacpp, load_engine
+from mooring.engines import llamacpp, llamacpp_server, load_engine
 from mooring.engines.llamacpp_flags import ALIASES, FLAGS, Member, read_flags
 
 RECORDED = Path(__file__).parent / "stderr"
@@ -153,3 +153,14 @@ def test_an_unknown_engine_is_refused_with_those_there_are() -> None:
     with pytest.raises(Invalid) as refusal:
         load_engine("tgi")
     assert "llamacpp" in refusal.value.next_step
+
+
+def test_on_a_cpu_without_avx2_the_engine_says_so_instead_of_dying_of_a_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(llamacpp_server, "has_avx2", lambda: False)
+    monkeypatch.setenv("MOORING_ENGINE_KEY", "k")
+    assert llamacpp_server.main(["--model", "m", "--alias", "a", "--socket", "s"]) == llamacpp_server.EX_UNAVAILABLE
+    said = capsys.readouterr().err
+    assert said == "error: This CPU has no AVX2: the embedded engine cannot run here.\n"
+    assert llamacpp.last_error(said) == "This CPU has no AVX2: the embedded engine cannot run here."

@@ -11,7 +11,9 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 CHAT = (
     delta("你好")
     + delta("!", usage=None)
-    + b'data: {"id":"c","choices":[],"usage":' + json.dumps(USAGE).encode() + b"}\n\n"
+    + b'data: {"id":"c","choices":[],"usage":'
+    + json.dumps(USAGE).encode()
+    + b"}\n\n"
     + b"data: [DONE]\n\n"
 )
 CRLF = CHAT.replace(b"\n\n", b"\r\n\r\n")
@@ -58,12 +60,20 @@ def test_an_endless_event_is_passed_in_pieces():
 
 
 def completion(index: int, text: str, **more) -> bytes:
-    body = {"choices": [{"text": text, "index": index, "finish_reason": None}], "id": "chatcmpl-a", "model": "m", **more}
+    body = {
+        "choices": [{"text": text, "index": index, "finish_reason": None}],
+        "id": "chatcmpl-a",
+        "model": "m",
+        **more,
+    }
     return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 LLAMA = (
-    completion(1, "a") + completion(0, "b") + completion(1, "", usage=USAGE) + completion(0, "", usage=USAGE)
+    completion(1, "a")
+    + completion(0, "b")
+    + completion(1, "", usage=USAGE)
+    + completion(0, "", usage=USAGE)
     + b"data: [DONE]\n\n"
 )
 

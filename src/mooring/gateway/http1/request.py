@@ -2,116 +2,95 @@
 
 from __future__ import annotations
 
-from mooring.core.errors import HeadTooLarge, Invalid, MooringError
+from mooring.core.errors import Invalid, MooringError
 
-# Headers the gateway itself reads; the length test spares the others a lower().
-_KNOWN = frozenset(
-    {
-        b"host",
-        b"authorization",
-        b"content-type",
-        b"content-length",
-        b"transfer-encoding",
-        b"expect",
-        b"upgrade",
-        b"x-client-request-id",
-    }
-)
+_HOST, _AUTHORIZATION, _CONTENT_TYPE, _CONTENT_LENGTH, _EXPECT, _UPGRADE, _CLIENT_REQUEST_ID = range(7)
+# Headers the gateway itself reads, in lower case and as most clients write them; other spellings take a lower().
+_KNOWN = {
+    spelling: number
+    for name, number in {
+        b"Host": _HOST,
+        b"Authorization": _AUTHORIZATION,
+        b"Content-Type": _CONTENT_TYPE,
+        b"Content-Length": _CONTENT_LENGTH,
+        b"Expect": _EXPECT,
+        b"Upgrade": _UPGRADE,
+        b"X-Client-Request-Id": _CLIENT_REQUEST_ID,
+    }.items()
+    for spelling in (name, name.lower())
+}
 _LENGTHS = frozenset(len(name) for name in _KNOWN)
-_ONCE = frozenset({b"host", b"authorization", b"content-type"})
 
 
 class Request:
-    """One request. `head_done` is set when the head is complete; header callbacks after that are trailers."""
+    """One request. `head_done` is set when the head is complete; header callbacks after that are trailers.
 
-    __slots__ = (
-        "authorization",
-        "body",
-        "body_bytes",
-        "client_request_id",
-        "complete",
-        "content_length",
-        "content_type",
-        "expect_continue",
-        "has_host",
-        "head_bytes",
-        "head_done",
-        "headers",
-        "judged",
-        "keep_alive",
-        "method",
-        "problem",
-        "target",
-        "upgrade",
-        "version_1_0",
-    )
+    The defaults are class attributes: a request is made for every call, and most of them never change.
+    """
+
+    target = b""
+    method = b""
+    authorization: bytes | None = None
+    content_type: bytes | None = None
+    content_length = -1  # -1: none announced
+    client_request_id = b""
+    host: bytes | None = None
+    expect_continue = False
+    upgrade = b""
+    version_1_0 = False
+    keep_alive = True
+    head_done = False
+    judged = False  # the head has been judged (path, method, key, type, size)
+    body: bytes | bytearray = b""
+    body_bytes = 0
+    problem: MooringError | None = None
 
     def __init__(self) -> None:
-        self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.method = b""
-        self.authorization = b""
-        self.content_type = b""
-        self.content_length = -1  # -1: none announced
-        self.client_request_id = b""
-        self.has_host = False
-        self.expect_continue = False
-        self.upgrade = b""
-        self.version_1_0 = False
-        self.keep_alive = True
-        self.head_bytes = 0
-        self.head_done = False
-        self.judged = False  # the head has been judged (path, method, key, type, size)
-        self.body: bytes | bytearray = b""
-        self.body_bytes = 0
-        self.complete = False
-        self.problem: MooringError | None = None
 
-    def read_head(self, max_head_bytes: int) -> None:
-        """Pick the known headers out of the head. Sets `problem` when the head can't be accepted."""
-        seen: set[bytes] | None = None
-        size = len(self.target)
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; the known ones are read. Sets `problem` when the head can't be accepted."""
+        self.headers.append((name, value))
+        number = _KNOWN.get(name)
+        if number is None:
             if len(name) not in _LENGTHS:
-                continue
-            name = name.lower()
-            if name not in _KNOWN:
-                continue
-            if name in _ONCE:
-                if seen is None:
-                    seen = {name}
-                elif name in seen:
-                    self.problem = Invalid(
-                        f"The header {name.decode()} was sent twice.",
-                        next_step="Send it once.",
-                        code="duplicate_header",
-                    )
-                    return
-                else:
-                    seen.add(name)
-            self._keep(name, value)
-        self.head_bytes = size
-        if size > max_head_bytes:
-            self.problem = HeadTooLarge(f"The request head is {size} bytes long; {max_head_bytes} are allowed.")
-        elif not self.has_host and not self.version_1_0:
-            self.problem = Invalid("The Host header is missing.", next_step="Send a Host header.", code="missing_host")
+                return
+            number = _KNOWN.get(name.lower())
+            if number is None:
+                return
+        self._keep(number, name, value)
 
-    def _keep(self, name: bytes, value: bytes) -> None:
-        if name == b"authorization":
+    def _keep(self, number: int, name: bytes, value: bytes) -> None:
+        if number == _HOST:
+            if self.host is not None:
+                self._twice(name)
+            self.host = value
+        elif number == _AUTHORIZATION:
+            if self.authorization is not None:
+                self._twice(name)
             self.authorization = value
-        elif name == b"host":
-            self.has_host = True
-        elif name == b"content-type":
+        elif number == _CONTENT_TYPE:
+            if self.content_type is not None:
+                self._twice(name)
             self.content_type = value
-        elif name == b"content-length":
+        elif number == _CONTENT_LENGTH:
             self.content_length = int(value) if value.isdigit() else -1
-        elif name == b"expect":
+        elif number == _EXPECT:
             self.expect_continue = value.lower() == b"100-continue"
-        elif name == b"upgrade":
+        elif number == _UPGRADE:
             self.upgrade = value.lower()
-        elif name == b"x-client-request-id":
+        else:
             self.client_request_id = value
+
+    def _twice(self, name: bytes) -> None:
+        """A second Host or Authorization would be read differently by different readers."""
+        self.problem = Invalid(
+            f"The header {name.decode('latin-1')} was sent twice.", next_step="Send it once.", code="duplicate_header"
+        )
+
+    def head_bytes(self) -> int:
+        """Return the size of the head in bytes, close enough for a limit."""
+        return len(self.target) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     @property
     def path(self) -> bytes:
