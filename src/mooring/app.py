@@ -93,6 +93,8 @@ def _begin(settings: Settings) -> None:
         format="%(asctime)s control %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    for chatty in ("alembic", "uvicorn"):  # what they tell at "info" helps nobody who runs the platform
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     faulthandler.enable()
     _keep_memory_small()
     if settings.supervisor_pid:

@@ -59,7 +59,7 @@ class Settings:
     # --- set by the supervisor for its children, not by people
     supervisor_pid: int = 0
     listen_fd: int = -1  # the listening socket of this gateway worker
-    worker_slot: int = 0  # number of this gateway worker: 0 … gateway_workers - 1
+    worker_slot: int = 0  # cell of this gateway worker in the beat file: 0 … 2 × gateway_workers - 1
 
     @property
     def run_dir(self) -> Path:
@@ -72,15 +72,19 @@ class Settings:
 
     @property
     def journal_dir(self) -> Path:
+        """Where the gateway workers journal usage."""
         return self.data_dir / "journal"
 
     @property
     def scheme(self) -> str:
+        """`http` or `https`."""
         return "https" if self.tls or self.tls_cert else "http"
 
     @property
     def base_url(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
+        """The URL a caller on this machine uses."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host else host
         return f"{self.scheme}://{host}:{self.port}"
 
 

@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Any
 
 from mooring.core.snapshot import JournalPush
-from mooring.gateway import journal, recovery, segments, slots
-from mooring.gateway.journal import Journal
+from mooring.gateway.usage import journal, recovery, segments, slots
+from mooring.gateway.usage.journal import Journal
 from mooring.testing.journals import slot_head, usage_record
 
 FILES = frozenset(str(module.__file__) for module in (journal, recovery, segments, slots))

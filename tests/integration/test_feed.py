@@ -212,6 +212,8 @@ async def test_a_worker_that_reads_nothing_is_cut_off_and_delays_nobody(bench, m
     writer.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
 async def test_a_hundred_thousand_keys_come_in_messages_of_500_while_beats_go_on(bench):
     async with bench.db.transaction() as tx:
         names = [f"key-{number:06}" for number in range(100_000)]

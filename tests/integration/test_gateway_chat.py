@@ -9,8 +9,8 @@ import pytest
 
 from mooring.core.snapshot import TargetEntry
 from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
+from mooring.testing.raw_client import CHAT, RawClient, request
 from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
-from tests.integration.gateway_client import CHAT, RawClient, request
 
 STREAM = {**CHAT, "stream": True}
 USAGE_EVENT = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}\n\n'
@@ -75,7 +75,7 @@ async def test_an_answer_passes_byte_for_byte_and_is_metered(client, upstream, g
 
 
 async def test_only_the_model_name_is_edited(client, upstream):
-    body = b'{ "model" : "ep-1","messages":[], "temperature":1.0e-1 ,"unknown":{"model":"x"}, "seed":123456789012345678901 }'
+    body = b'{ "model" : "ep-1","messages":[], "temperature":1.0e-1 ,"z":{"model":"x"}, "seed":12345678901234567890 }'
     await client.ask(body)
     assert upstream.received[0].body == body.replace(b'"ep-1"', b'"up"')
     assert upstream.received[0].path == "/v1/chat/completions"

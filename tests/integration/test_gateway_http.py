@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
+from mooring.testing.raw_client import CHAT, RawClient, request
 from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
-from tests.integration.gateway_client import CHAT, RawClient, request
 
 BODY = b'{"model":"ep-1","messages":[]}'
 HEAD = (

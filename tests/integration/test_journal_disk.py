@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mooring.core.errors import StorageFull
-from mooring.gateway.journal import Journal
+from mooring.gateway.usage.journal import Journal
 from mooring.testing.journals import FakeUsageStore, kill, slot_head, usage_record
 
 SLOTS = 64

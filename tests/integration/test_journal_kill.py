@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mooring.core.snapshot import JournalPush
-from mooring.gateway.journal import Journal
+from mooring.gateway.usage.journal import Journal
 from mooring.testing.journals import FakeUsageStore
 
 VICTIM = Path(__file__).with_name("journal_victim.py")

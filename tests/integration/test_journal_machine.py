@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mooring.core.snapshot import JournalPush
-from mooring.gateway.journal import Journal
+from mooring.gateway.usage.journal import Journal
 from mooring.testing.journals import FakeUsageStore, kill, slot_head, usage_record
 
 WORKERS = st.integers(0, 1)

@@ -32,12 +32,16 @@ class Limits(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ProjectEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A tenant and its limits."""
+
     id: str
     name: str
     limits: Limits
 
 
 class KeyEntry(msgspec.Struct, array_like=True, frozen=True):
+    """What an API key allows. The key itself is nowhere; its digests index the row."""
+
     id: str
     project: str  # project name
     owner: str  # user id
@@ -49,6 +53,8 @@ class KeyEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
+    """Where one replica of a service answers."""
+
     id: str
     address: str  # "unix:/path/e.sock" or "http://host:port/base" (base up to and including /v1)
     key: str | None  # bearer the engine wants
@@ -57,6 +63,8 @@ class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ServiceEntry(msgspec.Struct, array_like=True, frozen=True):
+    """A model service or an external service, as the gateway needs it."""
+
     id: str
     name: str
     project: str
@@ -77,11 +85,15 @@ class ServiceEntry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class TargetEntry(msgspec.Struct, array_like=True, frozen=True):
+    """One service behind an endpoint and its share of the requests."""
+
     service: str  # service id
     weight: int
 
 
 class EndpointEntry(msgspec.Struct, array_like=True, frozen=True):
+    """What callers put into `model`, and the services behind it."""
+
     id: str
     name: str
     project: str
@@ -113,6 +125,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
 
 class Ack(msgspec.Struct, tag="ack", frozen=True):
+    """The worker has applied everything up to `version`."""
+
     version: int
 
 
@@ -137,14 +151,20 @@ class Begin(msgspec.Struct, tag="begin", frozen=True):
 
 
 class Rows(msgspec.Struct, tag="rows", frozen=True):
+    """A part of the set that Begin opened."""
+
     rows: tuple[Row, ...]
 
 
 class Commit(msgspec.Struct, tag="commit", frozen=True):
+    """End of the set: it takes effect now."""
+
     version: int
 
 
 class Beat(msgspec.Struct, tag="beat", frozen=True):
+    """Control lives and is at `version`."""
+
     version: int
 
 
@@ -187,6 +207,7 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes as they came, return the frame bodies that are complete. Raises ValueError: see the class."""
         buffer = self._buffer
         buffer += data
         bodies: list[bytes] = []

@@ -21,10 +21,10 @@ from mooring.core.errors import (
     UnsupportedType,
 )
 from mooring.core.snapshot import KeyEntry
-from mooring.gateway import llamacpp
-from mooring.gateway.body import Edit, add_member, find_value, replace_value, splice
 from mooring.gateway.dialects import openai
+from mooring.gateway.http1.body import Edit, add_member, find_value, replace_value, splice
 from mooring.gateway.http1.request import Request
+from mooring.gateway.quirks import llamacpp
 from mooring.gateway.routing import Service, Target
 from mooring.gateway.snapshot import Table
 
@@ -129,6 +129,7 @@ def check_body_head(request: Request, max_body_bytes: int) -> None:
 
 
 def too_large(max_body_bytes: int) -> TooLarge:
+    """Return the refusal of a body above the limit."""
     return TooLarge(f"The body is larger than {max_body_bytes} bytes.")
 
 

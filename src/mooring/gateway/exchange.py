@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mooring.core.errors import MooringError, UpstreamFailed, UpstreamTimeout
 from mooring.core.usage import Ended, UsageRecord
-from mooring.gateway import calls
 from mooring.gateway.admission import METERED, Ticket
 from mooring.gateway.dialects import openai
+from mooring.gateway.quirks import calls
 from mooring.gateway.relay import event_relay, is_openai_error, upstream_error, whole_answer
 from mooring.gateway.routing import Replica, choose_replica
-from mooring.gateway.slots import SlotHead
 from mooring.gateway.streams.sse import EventRelay
 from mooring.gateway.streams.usage import Usage, usage_of
 from mooring.gateway.upstream import UpstreamConnection
+from mooring.gateway.usage.slots import SlotHead
 
 if TYPE_CHECKING:
     from mooring.gateway.parts import Parts
@@ -225,7 +225,7 @@ class Exchange:
             self._collect(upstream)
 
     def _stream_on(self, upstream: UpstreamConnection) -> None:
-        """Pass on what came. The slot's count is raised before the bytes leave; the record is written before the last."""
+        """Pass on what came. The slot's count rises before bytes leave; the record is written before the last."""
         pieces = upstream.pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()

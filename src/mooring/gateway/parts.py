@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mooring.gateway.http1.timers import TimerWheel
-from mooring.gateway.journal import Journal
 from mooring.gateway.snapshot import Table
+from mooring.gateway.usage.journal import Journal
 from mooring.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from mooring.core.errors import (
     UpstreamFailed,
 )
 from mooring.core.snapshot import ServiceEntry
-from mooring.gateway import llamacpp
 from mooring.gateway.admission import Ticket
+from mooring.gateway.quirks import llamacpp
 from mooring.gateway.streams.sse import EventRelay, LlamaCppRelay
 
 

@@ -323,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
         except MooringError as error:
             self.refuse(error)
             self.exchange_done()
-        except Exception:  # the gateway's last line of defence: a bug costs one request, not the worker
+        except Exception:  # noqa: BLE001 - the gateway's last line of defence: a bug costs one request, not the worker
             _log.exception("request %s failed", self._request_id)
             self._closing = True
             self.refuse(MooringError())

@@ -23,7 +23,6 @@ from mooring.core.snapshot import (
 from mooring.gateway.routing import Replica, Service, Target
 from mooring.gateway.upstream import Pool
 
-
 _MAX_RESOLVED = 20_000  # pairs of key and model remembered; a bound, not a working set
 
 

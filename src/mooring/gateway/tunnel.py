@@ -124,7 +124,7 @@ class Tunnel(asyncio.Protocol):
             if lower not in _DROPPED and not lower.startswith(b"x-forwarded-"):
                 lines.append(b"%b: %b\r\n" % (name, value))
         peer = client.transport.get_extra_info("peername") if client.transport is not None else None
-        address = str(peer[0]).encode() if isinstance(peer, tuple) else b"unknown"
+        address = str(peer[0]).encode() if isinstance(peer, tuple) else b"unknown"  # pyright: ignore[reportUnknownArgumentType]
         scheme = b"https" if self._parts.settings.scheme == "https" else b"http"
         lines.append(
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n" % (address, scheme, host)

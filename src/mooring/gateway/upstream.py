@@ -202,9 +202,7 @@ class UpstreamConnection(asyncio.Protocol):
         length = len(name)
         if length == 12 and name.lower() == b"content-type":
             self.content_type = value
-        elif length == 14 and name.lower() == b"content-length":
-            self._unframed = False
-        elif length == 17 and name.lower() == b"transfer-encoding":
+        elif length in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
             self._unframed = False
         elif length == 11 and name.lower() == b"retry-after":
             self.retry_after = value
@@ -295,7 +293,7 @@ class Pool:
             tls = parts.scheme == "https"
             _, connection = await self._loop.create_connection(
                 lambda: UpstreamConnection(self),
-                parts.hostname,
+                parts.hostname or "",
                 parts.port or (443 if tls else 80),
                 ssl=True if tls else None,
             )

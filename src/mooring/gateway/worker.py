@@ -21,10 +21,10 @@ import uvloop
 from mooring.core.parent import die_with_parent
 from mooring.gateway.feed import Feed, load_snapshot
 from mooring.gateway.http1.timers import TimerWheel
-from mooring.gateway.journal import Journal
 from mooring.gateway.parts import Parts
 from mooring.gateway.server import ClientConnection
 from mooring.gateway.snapshot import Table
+from mooring.gateway.usage.journal import Journal
 from mooring.settings import Settings
 
 _log = logging.getLogger("mooring.gateway")
@@ -98,7 +98,9 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     parts = build_parts(settings, loop)
     parts.timers.start()
-    saved = settings.data_dir / "snapshot.bin" if settings.worker_slot == 0 else None
+    # A replacement takes slot + workers, so that both generations have a beat of their own.
+    first = settings.worker_slot % settings.gateway_workers == 0
+    saved = settings.data_dir / "snapshot.bin" if first else None
     feed = Feed(parts, str(settings.run_dir / "feed.sock"), saved)
     server = await loop.create_server(
         lambda: ClientConnection(parts), sock=_listening_socket(settings), ssl=_tls(settings), backlog=_BACKLOG
@@ -157,7 +159,7 @@ async def keep_journal(parts: Parts) -> None:
 async def _beat(settings: Settings) -> None:
     """Show the supervisor that the loop turns: CLOCK_MONOTONIC nanoseconds in this worker's cell."""
     path = settings.run_dir / "beats"
-    size = 8 * max(settings.gateway_workers, settings.worker_slot + 1)
+    size = 8 * max(2 * settings.gateway_workers, settings.worker_slot + 1)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.fstat(descriptor).st_size < size:

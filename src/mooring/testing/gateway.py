@@ -21,10 +21,10 @@ from mooring.core.snapshot import (
 )
 from mooring.core.usage import UsageRecord, decode_record
 from mooring.gateway.http1.timers import TimerWheel
-from mooring.gateway.journal import Journal
 from mooring.gateway.parts import Parts
 from mooring.gateway.server import ClientConnection
 from mooring.gateway.snapshot import Table
+from mooring.gateway.usage.journal import Journal
 from mooring.gateway.worker import keep_journal
 from mooring.settings import Settings
 

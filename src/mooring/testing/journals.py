@@ -7,8 +7,8 @@ import struct
 
 from mooring.core.snapshot import JournalAck, JournalPush
 from mooring.core.usage import UsageRecord, decode_record
-from mooring.gateway.journal import Journal
-from mooring.gateway.slots import SlotHead
+from mooring.gateway.usage.journal import Journal
+from mooring.gateway.usage.slots import SlotHead
 
 _LENGTH = struct.Struct(">I")
 

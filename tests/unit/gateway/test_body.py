@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.gateway.body import add_member, find_members, find_value, rename_member, replace_value, splice
+from mooring.gateway.http1.body import add_member, find_members, find_value, rename_member, replace_value, splice
 
 NAMES = st.sampled_from(["model", "stream", "x", "mo\u0064el", "messages", "n"])
 VALUES = st.recursive(

@@ -9,8 +9,8 @@ import pytest
 
 from mooring.core.errors import Unavailable
 from mooring.core.usage import UsageRecord
-from mooring.gateway.journal import IN_FLIGHT_BYTES, Journal
-from mooring.gateway.segments import HEADER_BYTES
+from mooring.gateway.usage.journal import IN_FLIGHT_BYTES, Journal
+from mooring.gateway.usage.segments import HEADER_BYTES
 from mooring.testing.journals import FakeUsageStore, kill, records_of, slot_head, usage_record
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.core.usage import encode_record
-from mooring.gateway.segments import FRAME_BYTES, Parsed, pack_record, parse_records
+from mooring.gateway.usage.segments import FRAME_BYTES, Parsed, pack_record, parse_records
 from mooring.testing.journals import usage_record
 
 PAYLOADS = [encode_record(usage_record(f"req-{number}", project="p" * number)) for number in range(5)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mooring.core.errors import Invalid, Unavailable
-from mooring.gateway.recovery import aborted_record
-from mooring.gateway.segments import UnknownLayoutError
-from mooring.gateway.slots import SLOT_BYTES, OpenSlot, SlotTable, read_open_slots
+from mooring.gateway.usage.recovery import aborted_record
+from mooring.gateway.usage.segments import UnknownLayoutError
+from mooring.gateway.usage.slots import SLOT_BYTES, OpenSlot, SlotTable, read_open_slots
 from mooring.testing.journals import slot_head
 
 

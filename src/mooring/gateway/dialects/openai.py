@@ -61,6 +61,7 @@ def error_object(error: MooringError) -> dict[str, Any]:
 
 
 def error_body(error: MooringError) -> bytes:
+    """Return `error_object` as JSON bytes."""
     return _encode(error_object(error))
 
 
@@ -79,6 +80,7 @@ def models_body(
 
 
 def endpoint_model(endpoint: EndpointEntry, service: ServiceEntry | None) -> dict[str, Any]:
+    """Return the model object of an endpoint; `service` describes it."""
     return {
         "id": endpoint.id,
         "object": "model",
@@ -91,6 +93,7 @@ def endpoint_model(endpoint: EndpointEntry, service: ServiceEntry | None) -> dic
 
 
 def service_model(service: ServiceEntry) -> dict[str, Any]:
+    """Return the model object of a service that may be addressed directly."""
     return {
         "id": service.name,
         "object": "model",
@@ -115,4 +118,5 @@ def _card(service: ServiceEntry | None) -> dict[str, Any]:
 
 
 def model_body(model: dict[str, Any]) -> bytes:
+    """Return the answer of `GET /v1/models/{id}`."""
     return _encode(model)

@@ -103,7 +103,7 @@ def _get(name: str, summary: str) -> dict[str, Any]:
 
 def _post(path: str, operation: str) -> dict[str, Any]:
     body = _BODIES[operation]
-    schema = {
+    schema: dict[str, Any] = {
         "type": "object",
         "required": body["required"],
         "properties": {

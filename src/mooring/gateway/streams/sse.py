@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.gateway import llamacpp
+from mooring.gateway.quirks import llamacpp
 from mooring.gateway.streams.usage import Usage
 
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
@@ -145,7 +145,7 @@ class LlamaCppRelay(EventRelay):
         assert usage is not None
         assert self._last is not None
         prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        chunk = {
+        chunk: dict[str, Any] = {
             **self._last,
             "choices": [],
             "usage": {

@@ -14,7 +14,7 @@ import msgspec
 
 from mooring.core.errors import Invalid
 from mooring.core.snapshot import ServiceEntry
-from mooring.gateway.body import Edit, rename_member
+from mooring.gateway.http1.body import Edit, rename_member
 
 _ABSENT = msgspec.Raw()
 
@@ -118,7 +118,11 @@ def _several_prompts(raw: bytes) -> bool:
     if raw[:1] != b"[":
         return False
     prompts: Any = msgspec.json.decode(raw)
-    return len(prompts) > 1 and not isinstance(prompts[0], int)
+    return _is_list_of_prompts(prompts) and len(prompts) > 1
+
+
+def _is_list_of_prompts(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)  # pyright: ignore[reportUnknownArgumentType]
 
 
 # --- several choices, whole answer: one call per choice, so that usage is exact
@@ -129,7 +133,7 @@ def split_request(body: bytes) -> list[bytes]:
     members: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     count: int = msgspec.json.decode(members.pop("n", b"1")) or 1
     prompt: Any = msgspec.json.decode(members["prompt"]) if "prompt" in members else None
-    prompts: list[Any] = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    prompts: list[Any] = prompt if _is_list_of_prompts(prompt) else [prompt]
     seed: Any = msgspec.json.decode(members["seed"]) if "seed" in members else None
     bodies: list[bytes] = []
     for one in prompts:

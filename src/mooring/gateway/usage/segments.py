@@ -38,7 +38,7 @@ FRAME = struct.Struct("<II")  # length, crc32; stands behind the commit word
 _WHOLE_FRAME = struct.Struct("<III")
 _HEADER = struct.Struct("<8sII")
 _LENGTH = struct.Struct(">I")
-_log = logging.getLogger("mooring.gateway.journal")
+_log = logging.getLogger("mooring.gateway.usage.journal")
 
 
 class UnknownLayoutError(ValueError):

@@ -22,7 +22,7 @@ from zlib import crc32
 import msgspec
 
 from mooring.core.errors import Invalid, Unavailable
-from mooring.gateway.segments import pack_header, preallocate, read_header
+from mooring.gateway.usage.segments import pack_header, preallocate, read_header
 
 MAGIC = b"MOORSLOT"
 SLOT_BYTES = 512

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from mooring.core.errors import MooringError, UpstreamFailed, UpstreamTimeout
-from mooring.gateway import llamacpp
 from mooring.gateway.admission import Ticket
+from mooring.gateway.quirks import llamacpp
 from mooring.gateway.relay import upstream_error
 from mooring.gateway.routing import Replica
 from mooring.gateway.streams.usage import Usage, usage_of

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from mooring.core.usage import UsageRecord, encode_record
-from mooring.gateway.segments import (
+from mooring.gateway.usage.segments import (
     HEADER_BYTES,
     MAGIC,
     Backlog,
@@ -28,10 +28,10 @@ from mooring.gateway.segments import (
     pack_record,
     segment_path,
 )
-from mooring.gateway.slots import OpenSlot, read_open_slots
+from mooring.gateway.usage.slots import OpenSlot, read_open_slots
 
 RECOVERED = 1 << 30  # number of the segment of aborted requests: no writer comes so far, so no cursor stands in it
-_log = logging.getLogger("mooring.gateway.journal")
+_log = logging.getLogger("mooring.gateway.usage.journal")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ CHAT = {"model": "ep-1", "messages": [{"role": "user", "content": "hi"}]}
 
 @dataclass
 class Answer:
+    """One answer as it came."""
+
     status: int
     headers: dict[str, str]
     body: bytes

@@ -26,8 +26,8 @@ from zlib import crc32
 from mooring.core.errors import StorageFull
 from mooring.core.snapshot import JournalPush
 from mooring.core.usage import UsageRecord, encode_record
-from mooring.gateway.recovery import adopt_writers, make_folder, sync_folder
-from mooring.gateway.segments import (
+from mooring.gateway.usage.recovery import adopt_writers, make_folder, sync_folder
+from mooring.gateway.usage.segments import (
     COMMIT,
     FRAME,
     FRAME_BYTES,
@@ -38,13 +38,13 @@ from mooring.gateway.segments import (
     LiveSegment,
     StoredSegment,
 )
-from mooring.gateway.slots import SlotHead, SlotTable
+from mooring.gateway.usage.slots import SlotHead, SlotTable
 
 MIN_SEGMENT_BYTES = 8192
 IN_FLIGHT_BYTES = 1 << 20  # pushed and not acknowledged: a stalled control isn't flooded
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _pack_frame_into = FRAME.pack_into
-_log = logging.getLogger("mooring.gateway.journal")
+_log = logging.getLogger("mooring.gateway.usage.journal")
 
 
 class Journal:
