@@ -27,7 +27,6 @@ class Settings:
     port: int = 8080
     gateway_workers: int = 1  # one core carries ~20k small requests/s; more only where cores are
     database_url: str = ""  # empty: SQLite in data_dir; postgresql://… otherwise
-    redis_url: str = ""
     tls: str = ""  # "" | "self-signed"
     tls_cert: str = ""
     tls_key: str = ""
@@ -47,7 +46,7 @@ class Settings:
     first_byte_timeout_s: float = 590.0  # below the 600 s of the SDKs
     between_bytes_timeout_s: float = 300.0
     drain_s: float = 30.0  # how long running answers may take at a stop
-    max_stale_s: float = 0.0  # snapshot older than this is stale; 0 = never
+    max_stale_s: float = 0.0  # refuse calls when control has been silent for longer; 0 = serve the last table on
     # --- usage
     segment_bytes: int = 4 << 20  # one preallocated journal segment
     slots: int = 16384  # in-flight requests a worker can account for

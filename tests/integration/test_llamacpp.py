@@ -175,6 +175,20 @@ async def test_a_client_that_leaves_frees_its_slot(engine: Engine) -> None:
     assert status == 200
 
 
+async def test_it_tells_how_many_requests_it_works_on(engine: Engine) -> None:
+    await engine.start(["--parallel=2", "--ctx-size=2048"])
+    await engine.wait_ready()
+    address, key = engine.plan.address, engine.place.key
+    assert await llamacpp.in_flight(address, key) == 0
+    body = {"prompt": "a", "max_tokens": 100000, "ignore_eos": True, "stream": True}
+    with engine.connection() as connection:
+        send(connection, "/v1/completions", body, key)
+        assert connection.getresponse().readline().startswith(b"data: ")
+        assert await llamacpp.in_flight(address, key) == 1
+    assert await llamacpp.in_flight(address, "another key") is None
+    assert await llamacpp.in_flight("unix:/nowhere", key) is None
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

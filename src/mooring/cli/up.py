@@ -35,7 +35,6 @@ def up(
         str | None,
         typer.Option(envvar="MOORING_DATABASE_URL", help="postgresql://… (default: SQLite in the data dir)."),
     ] = None,
-    redis_url: Annotated[str | None, typer.Option(envvar="MOORING_REDIS_URL", help="redis://…")] = None,
     tls: Annotated[
         str | None,
         typer.Option(envvar="MOORING_TLS", metavar="self-signed", help="HTTPS with a certificate made here."),
@@ -65,7 +64,6 @@ def up(
             port=port,
             gateway_workers=gateway_workers,
             database_url=database_url,
-            redis_url=redis_url,
             tls=tls,
             tls_cert=tls_cert,
             tls_key=tls_key,

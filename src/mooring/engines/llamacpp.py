@@ -129,6 +129,22 @@ async def probe(address: str, key: str, *, timeout_s: float = 3.0) -> Probe:
     return _read_properties(body)
 
 
+async def in_flight(address: str, key: str, *, timeout_s: float = 3.0) -> int | None:
+    """Return how many requests the engine works on, None when it does not tell.
+
+    Waiting ones need no count: they exist only while every slot works.
+    """
+    try:
+        status, body = await get_json(
+            Target("engine", unix=address.removeprefix("unix:")), "/slots", key=key, timeout_s=timeout_s
+        )
+    except NoAnswer:
+        return None
+    if status != 200 or not isinstance(body, list):
+        return None
+    return sum(1 for slot in body if isinstance(slot, dict) and slot.get("is_processing"))
+
+
 def _read_properties(body: dict[str, Any]) -> Probe:
     generation = body.get("default_generation_settings")
     context = generation.get("n_ctx") if isinstance(generation, dict) else 0

@@ -23,7 +23,7 @@ from mooring.core.errors import (
 from mooring.core.snapshot import KeyEntry
 from mooring.gateway.dialects import openai
 from mooring.gateway.http1.body import Edit, add_member, find_value, replace_value, splice
-from mooring.gateway.http1.request import Request
+from mooring.gateway.http1.request import Head
 from mooring.gateway.quirks import llamacpp
 from mooring.gateway.routing import Service, Target
 from mooring.gateway.snapshot import Table
@@ -98,13 +98,13 @@ def _show(text: bytes) -> str:
     return text[:200].decode("latin-1")
 
 
-def authenticate(request: Request, table: Table) -> KeyEntry:
+def authenticate(head: Head, table: Table) -> KeyEntry:
     """Return the caller's key.
 
     Raises:
         Unauthenticated: no key, another scheme, or a key that is not valid.
     """
-    header = request.authorization or b""
+    header = head.authorization or b""
     if header[:7] == b"Bearer " or header[:7].lower() == b"bearer ":
         bearer = header[7:].strip()
         if bearer:
@@ -114,17 +114,17 @@ def authenticate(request: Request, table: Table) -> KeyEntry:
     raise Unauthenticated("The Authorization header does not hold a bearer key.")
 
 
-def check_body_head(request: Request, max_body_bytes: int) -> None:
+def check_body_head(head: Head, max_body_bytes: int) -> None:
     """Judge what the head says about the body.
 
     Raises:
         UnsupportedMediaType: a content type other than JSON.
         TooLarge: the announced length is above the limit.
     """
-    kind = request.content_type
+    kind = head.content_type
     if kind and kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType(f"The body must be JSON, not {_show(kind)}.", param="Content-Type")
-    if request.content_length > max_body_bytes:
+    if head.content_length > max_body_bytes:
         raise too_large(max_body_bytes)
 
 

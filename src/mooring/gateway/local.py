@@ -19,7 +19,21 @@ def no_snapshot() -> Unavailable:
     return Unavailable("This gateway has not yet received its table from the control process.", retry_after_s=1.0)
 
 
-def answer(operation: str, path: bytes, key: KeyEntry | None, parts: Parts) -> bytes:
+def check_table(parts: Parts) -> None:
+    """Refuse calls while the worker does not know who may call what, or, if so set, no longer knows it for sure.
+
+    Raises:
+        Unavailable: no table yet, or control has been silent for longer than `max_stale_s`.
+    """
+    table = parts.table
+    if not table.loaded:
+        raise no_snapshot()
+    limit = parts.settings.max_stale_s
+    if limit and parts.timers.now - table.updated_at > limit:
+        raise Unavailable(f"This gateway has heard nothing from the control process for {limit:g} s.", retry_after_s=1.0)
+
+
+def answer(operation: str, target: bytes, key: KeyEntry | None, parts: Parts) -> bytes:
     """Return the JSON body of a GET.
 
     Raises:
@@ -38,7 +52,12 @@ def answer(operation: str, path: bytes, key: KeyEntry | None, parts: Parts) -> b
     served = {endpoint.id: _served_by(endpoint, table) for endpoint in endpoints}
     if operation == "model":
         return openai.model_body(
-            _one_model(unquote(path[len(openai.MODEL_PREFIX) :].decode()), endpoints, services, served)
+            _one_model(
+                unquote(target.partition(b"?")[0][len(openai.MODEL_PREFIX) :].decode("latin-1")),
+                endpoints,
+                services,
+                served,
+            )
         )
     return openai.models_body(endpoints, services, served)
 

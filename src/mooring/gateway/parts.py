@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mooring.gateway.http1.known_heads import KnownHeads
 from mooring.gateway.http1.timers import TimerWheel
 from mooring.gateway.snapshot import Table
 from mooring.gateway.usage.journal import Journal
@@ -26,6 +27,7 @@ class Parts:
     journal: Journal
     timers: TimerWheel
     public_socket: str  # control's socket, for everything that is not inference
+    heads: KnownHeads = field(default_factory=KnownHeads)
     connections: set[ClientConnection] = field(default_factory=set["ClientConnection"])
     max_connections: int = 10_000
     body_bytes: int = 0  # buffered request bodies of all connections

@@ -22,7 +22,7 @@ from mooring.gateway.admission import RELAY, admit, authenticate, check_body_hea
 from mooring.gateway.dialects import openai
 from mooring.gateway.exchange import Exchange
 from mooring.gateway.http1.heads import CONTINUE, json_answer, stream_head
-from mooring.gateway.http1.request import Request
+from mooring.gateway.http1.request import Head, Request
 from mooring.gateway.tunnel import Tunnel
 from mooring.gateway.upstream import keep_alive_probes
 
@@ -151,6 +151,8 @@ class ClientConnection(asyncio.Protocol):
             self._tunnel.client_data(data)
             return
         request = self._request
+        if request is None and self._current is None and self._take_known(data):
+            return
         known = request.body_bytes if request is not None else 0
         self._reading = len(data)
         try:
@@ -160,8 +162,24 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse_framing(Invalid(f"The request is not valid HTTP/1.1: {error}.", code="bad_framing"))
             return
+        if request is None and self._request is None and self._current is not None and self._queue is None:
+            self._parts.heads.learn(data, self._current.head)
+        self._parsed(known)
+
+    def _take_known(self, data: bytes) -> bool:
+        """Answer a whole request whose head was parsed before; False when the parser has to look."""
+        match = self._parts.heads.match(data)
+        if match is None:
+            return False
+        request = self._current = Request(match[0])
+        request.body = match[1]
+        self._proceed()
+        return True
+
+    def _parsed(self, known: int) -> None:
+        """Act on what the parser found in one read; `known` bytes of the unfinished body were there before it."""
         request = self._request
-        if request is not None and not self._within_limits(request, len(data), known):
+        if request is not None and not self._within_limits(request, self._reading, known):
             return
         if self.exchange is None and self._tunnel is None:
             self._proceed()
@@ -184,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         if not self._busy:
             self.deadline = self._parts.timers.now + (
-                settings.body_timeout_s if request.head_done else settings.head_timeout_s
+                settings.body_timeout_s if request.done else settings.head_timeout_s
             )
         return True
 
@@ -194,41 +212,40 @@ class ClientConnection(asyncio.Protocol):
     # --- the parser's callbacks: they only store facts
 
     def on_message_begin(self) -> None:
-        self._request = Request()
+        self._request = Request(Head())
         self._overhead = 0
 
     def on_url(self, url: bytes) -> None:
         assert self._request is not None
-        self._request.target += url
+        self._request.head.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._request
         assert request is not None
-        if not request.head_done:
-            request.add_header(name, value)
+        if not request.done:
+            request.head.add_header(name, value)
 
     def on_headers_complete(self) -> None:
         request = self._request
         assert request is not None
         parser = self._parser
-        request.head_done = True
-        request.method = parser.get_method()
+        request.done = True
+        head = request.head
+        head.method = parser.get_method()
         if parser.get_http_version() != "1.1":
-            request.version_1_0 = True
+            head.version_1_0 = True
         if not parser.should_keep_alive():
-            request.keep_alive = False
-        if request.host is None and not request.version_1_0:
-            request.problem = Invalid(
-                "The Host header is missing.", next_step="Send a Host header.", code="missing_host"
-            )
+            head.keep_alive = False
+        if head.host is None and not head.version_1_0:
+            head.problem = Invalid("The Host header is missing.", next_step="Send a Host header.", code="missing_host")
         limit = self._parts.settings.max_head_bytes
-        if self._overhead + self._reading > limit and request.head_bytes() > limit:
-            request.problem = HeadTooLarge(f"The request head is larger than {limit} bytes.")
+        if self._overhead + self._reading > limit and head.size() > limit:
+            head.problem = HeadTooLarge(f"The request head is larger than {limit} bytes.")
 
     def on_body(self, piece: bytes) -> None:
         request = self._request
         assert request is not None
-        if request.problem is None and request.body_bytes <= self._parts.settings.max_body_bytes:
+        if request.head.problem is None and request.body_bytes <= self._parts.settings.max_body_bytes:
             request.add_body(piece)
             self._parts.body_bytes += len(piece)
 
@@ -260,7 +277,7 @@ class ClientConnection(asyncio.Protocol):
         ):
             self._handle(self._current)
         request = self._request
-        if request is not None and request.head_done and not request.judged and not self._busy and not self.closed:
+        if request is not None and request.done and not request.judged and not self._busy and not self.closed:
             self._judge_early(request)
 
     def _judge_early(self, request: Request) -> None:
@@ -270,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
         except MooringError as error:
             self._refuse_framing(error)
             return
-        if request.expect_continue and self.transport is not None:
+        if request.head.expect_continue and self.transport is not None:
             self.transport.write(CONTINUE)
 
     @property
@@ -280,40 +297,40 @@ class ClientConnection(asyncio.Protocol):
     def _judge_head(self, request: Request) -> None:
         """Find out what is asked and by whom. Raises the refusal."""
         request.judged = True
+        head = request.head
         if not self._request_id:
             self._request_id = self._parts.new_request_id()
-        if request.problem is not None:
-            raise request.problem
-        method = request.method
-        operation = self._operation = find_operation(method, request.target)
+        if head.problem is not None:
+            raise head.problem
+        method = head.method
+        operation = self._operation = find_operation(method, head.target)
         self._head_only = method == b"HEAD"
-        self._version_1_0 = request.version_1_0
+        self._version_1_0 = head.version_1_0
         if operation == RELAY or operation in openai.OPEN_OPERATIONS:
             return
-        if request.upgrade:
+        if head.upgrade:
             raise Invalid("This path offers no protocol upgrade.", next_step="Send plain HTTP/1.1.", code="no_upgrade")
-        if not self._parts.table.loaded:
-            raise local.no_snapshot()
-        self._key = self._authenticate(request)
+        local.check_table(self._parts)
+        self._key = self._authenticate(head)
         if method == b"POST":
-            check_body_head(request, self._parts.settings.max_body_bytes)
+            check_body_head(head, self._parts.settings.max_body_bytes)
 
-    def _authenticate(self, request: Request) -> KeyEntry:
+    def _authenticate(self, head: Head) -> KeyEntry:
         """Return the caller's key; the same header under the same table needs no second look-up."""
-        header = request.authorization
+        header = head.authorization
         table = self._parts.table
         if header is not None and header == self._known_header and self._known_version == (table.epoch, table.version):
             key = self._known_key
             if key is not None and key.expires_at is None:
                 return key
-        key = authenticate(request, table)
+        key = authenticate(head, table)
         self._known_header, self._known_version, self._known_key = header, (table.epoch, table.version), key
         return key
 
     def _handle(self, request: Request) -> None:
         """Start answering one complete request."""
         self.deadline = _NEVER
-        if not request.keep_alive or self._parts.draining:
+        if not request.head.keep_alive or self._parts.draining:
             self._closing = True
         self._request_id = self._request_id or self._parts.new_request_id()
         try:
@@ -334,10 +351,10 @@ class ClientConnection(asyncio.Protocol):
         if operation == RELAY:
             self._tunnel = Tunnel(self._parts, self, request, self._request_id)
             self._tunnel.begin()
-        elif request.method == b"POST":
+        elif request.head.method == b"POST":
             self._infer(request, operation)
         else:
-            body = local.answer(operation, request.path, self._key, self._parts)
+            body = local.answer(operation, request.head.target, self._key, self._parts)
             self.answer(200, body)
             self.exchange_done()
 
@@ -352,7 +369,10 @@ class ClientConnection(asyncio.Protocol):
         except MooringError:
             self.exchange = None
             raise
-        self._forget_body(request)
+        if request.body_bytes:
+            self._forget_body(request)
+        else:
+            request.body = b""
 
     def _forget_body(self, request: Request) -> None:
         """The exchange holds the pieces now; the budget counts what waits to be read, not what is being sent."""
@@ -468,7 +488,7 @@ class ClientConnection(asyncio.Protocol):
             self._abort()  # an answer is under way: another one must not be mixed in
             return
         self._request_id = self._request_id or self._parts.new_request_id()
-        if self._request is not None and self._request.method == b"HEAD":
+        if self._request is not None and self._request.head.method == b"HEAD":
             self._head_only = True
         self.write(self._error_bytes(error, close=True))
         self._lingering = True
@@ -492,8 +512,8 @@ class ClientConnection(asyncio.Protocol):
     def _extra_headers(self) -> bytes:
         extra = b"X-Request-Id: %b\r\n" % self._request_id.encode()
         request = self._current
-        if request is not None and request.client_request_id:
-            extra += b"X-Client-Request-Id: %b\r\n" % _printable(request.client_request_id)
+        if request is not None and request.head.client_request_id:
+            extra += b"X-Client-Request-Id: %b\r\n" % _printable(request.head.client_request_id)
         return extra
 
     def _error_bytes(self, error: MooringError, *, close: bool) -> bytes:

@@ -74,7 +74,7 @@ class Tunnel(asyncio.Protocol):
     )
 
     def __init__(self, parts: Parts, client: ClientConnection, request: Request, request_id: str) -> None:
-        check_target(request.target)
+        check_target(request.head.target)
         self._parts = parts
         self._client: ClientConnection | None = client
         self._request = request
@@ -115,9 +115,9 @@ class Tunnel(asyncio.Protocol):
 
     def _head(self, client: ClientConnection) -> bytes:
         request = self._request
-        lines = [b"%b %b HTTP/1.1\r\n" % (request.method, request.target)]
+        lines = [b"%b %b HTTP/1.1\r\n" % (request.head.method, request.head.target)]
         host = b""
-        for name, value in request.headers:
+        for name, value in request.head.headers:
             lower = name.lower()
             if lower == b"host":
                 host = value
@@ -130,8 +130,8 @@ class Tunnel(asyncio.Protocol):
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n" % (address, scheme, host)
         )
         lines.append(b"X-Request-Id: %b\r\nContent-Length: %d\r\n" % (self._request_id.encode(), len(request.body)))
-        if request.upgrade:
-            lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % request.upgrade)
+        if request.head.upgrade:
+            lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % request.head.upgrade)
         else:
             lines.append(b"Connection: close\r\n\r\n")
         return b"".join(lines)
@@ -215,14 +215,14 @@ class Tunnel(asyncio.Protocol):
         bodiless = status in (204, 304)
         if self._length >= 0:
             lines.append(b"Content-Length: %d\r\n" % self._length)
-        elif not bodiless and not self._request.version_1_0:
+        elif not bodiless and not self._request.head.version_1_0:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         elif not bodiless:
             client.close_after()
         lines.append(b"X-Request-Id: %b\r\n" % self._request_id.encode())
         lines.append(CLOSE + b"\r\n" if client.closing else b"\r\n")
         client.write(b"".join(lines))
-        if self._request.method == b"HEAD" or bodiless:
+        if self._request.head.method == b"HEAD" or bodiless:
             self._length = 0
             self._done = True
             self._pieces.clear()
@@ -233,7 +233,7 @@ class Tunnel(asyncio.Protocol):
             return
         data = b"".join(self._pieces)
         self._pieces.clear()
-        chunked = self._length < 0 and not self._request.version_1_0
+        chunked = self._length < 0 and not self._request.head.version_1_0
         if data:
             client.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
         if self._done:

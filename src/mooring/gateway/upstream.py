@@ -8,6 +8,7 @@ open, reading, wholly parsed and without residue; anything else is closed.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -297,6 +298,7 @@ class Pool:
                 parts.port or (443 if tls else 80),
                 ssl=True if tls else None,
             )
+            check_peer(connection)
             keep_alive_probes(connection.transport)
             return connection
 
@@ -316,6 +318,19 @@ class Pool:
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
+
+
+def check_peer(connection: UpstreamConnection) -> None:
+    """Refuse a link-local peer (a cloud's metadata service): a name may have moved there since it was registered.
+
+    Raises:
+        OSError: the connection was closed before a byte was sent.
+    """
+    assert connection.transport is not None
+    peer = connection.transport.get_extra_info("peername")
+    if peer and ipaddress.ip_address(peer[0].partition("%")[0]).is_link_local:
+        connection.abort()
+        raise OSError(f"{peer[0]} is a link-local address")
 
 
 def keep_alive_probes(transport: asyncio.Transport | None) -> None:

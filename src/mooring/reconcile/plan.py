@@ -204,8 +204,9 @@ class _Draft:
         exits = 1 if steady else replica.restarts + 1
         failure = self.seen.failures.get(replica.id, Failure(""))
         status = observed.exit_status if observed is not None else None
-        reason = _told(status, failure.message)
-        refused = replica.ready_at is None and status is not None and status > 0
+        reason = _told(observed, failure.message)
+        # A status of None: it just ended, and its shim has not written it down yet.
+        refused = replica.ready_at is None and observed is not None and (status is None or status > 0)
         row = replace(replica, restarts=exits, pid=None, address="", engine_key="", ready_at=None)
         if failure.final or exits >= (MOST_FAILED_STARTS if refused else MOST_EXITS):
             tries = "" if exits == 1 else f" {exits} times in a row"
@@ -317,15 +318,15 @@ def _probed(row: Replica, health: Health, probe: Probe, now: float) -> Replica:
     return replace(row, state="starting", reason=f"Does not answer its probe: {probe.reason or probe.state}.")
 
 
-def _told(status: int | None, message: str) -> str:
-    if status is None:
-        how = "The engine ended." if not message else "The engine could not be started:"
-    elif status < 0:
-        how = f"The engine was ended by signal {-status}"
+def _told(observed: ObservedReplica | None, message: str) -> str:
+    if observed is None:
+        how = "The engine could not be started" if message else "The engine ended"
+    elif observed.exit_status is None:
+        how = "The engine ended"
+    elif observed.exit_status < 0:
+        how = f"The engine was ended by signal {-observed.exit_status}"
     else:
-        how = f"The engine exited with status {status}"
-    if status is None:
-        return f"{how} {message}".strip()
+        how = f"The engine exited with status {observed.exit_status}"
     return f"{how}: {message}" if message else f"{how}."
 
 

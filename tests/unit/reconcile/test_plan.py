@@ -144,6 +144,12 @@ def test_a_model_the_engine_refuses_three_times_fails():
     assert "bad magic" in thrice.reason
 
 
+def test_a_refusal_seen_before_its_status_is_written_down_counts_like_the_others():
+    dead = running(alive=False, status=None)
+    plan = made(wanted(), [row(state="starting", restarts=2)], seen(dead, failures={"r1": Failure("bad magic")}))
+    assert (plan.state, plan.reason) == ("failed", "Failed 3 times in a row. The engine ended: bad magic")
+
+
 def test_a_start_that_can_never_work_fails_at_once():
     final = {"r1": Failure("args: unknown flag --x.", final=True)}
     plan = made(wanted(), [row(state="starting")], seen(failures=final))

@@ -40,7 +40,7 @@ def find_value(body: bytes, name: bytes, value: bytes) -> tuple[int, int] | None
     """
     quoted = b'"%b"' % name
     at = body.find(quoted)
-    if at < 0 or body.find(quoted, at + 1) >= 0 or b"\\u00" in body:
+    if at < 0 or body.find(quoted, at + 1) >= 0 or (b"\\" in body and b"\\u00" in body):
         return None
     start = body.find(b":", at) + 1
     while body[start] in _SPACE:

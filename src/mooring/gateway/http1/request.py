@@ -22,10 +22,10 @@ _KNOWN = {
 _LENGTHS = frozenset(len(name) for name in _KNOWN)
 
 
-class Request:
-    """One request. `head_done` is set when the head is complete; header callbacks after that are trailers.
+class Head:
+    """The facts of one request's head. Complete ones are never changed: the same head may serve many requests.
 
-    The defaults are class attributes: a request is made for every call, and most of them never change.
+    The defaults are class attributes: a head is made for every call, and most of them never change.
     """
 
     target = b""
@@ -39,10 +39,6 @@ class Request:
     upgrade = b""
     version_1_0 = False
     keep_alive = True
-    head_done = False
-    judged = False  # the head has been judged (path, method, key, type, size)
-    body: bytes | bytearray = b""
-    body_bytes = 0
     problem: MooringError | None = None
 
     def __init__(self) -> None:
@@ -88,15 +84,24 @@ class Request:
             f"The header {name.decode('latin-1')} was sent twice.", next_step="Send it once.", code="duplicate_header"
         )
 
-    def head_bytes(self) -> int:
+    def size(self) -> int:
         """Return the size of the head in bytes, close enough for a limit."""
         return len(self.target) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    @property
-    def path(self) -> bytes:
-        return self.target.partition(b"?")[0]
+
+class Request:
+    """One request: its head, its body as far as it came."""
+
+    done = False  # the head is complete; header callbacks after that are trailers
+    judged = False  # the head has been judged (path, method, key, type, size)
+    body: bytes | bytearray = b""
+    body_bytes = 0  # counted in the worker's budget
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
 
     def add_body(self, piece: bytes) -> None:
+        """Take the next piece of the body."""
         self.body_bytes += len(piece)
         if not self.body:
             self.body = piece
