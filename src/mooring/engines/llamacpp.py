@@ -22,6 +22,9 @@ CAPABILITIES: frozenset[str] = frozenset({"chat", "completion", "embedding"})
 DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT = 8192  # tokens of all slots together: llama.cpp divides it by the slots
 DEFAULT_CACHE_MIB = 256  # saved prompts of idle slots; the engine's own default is 8 GiB
+# A connection holds a thread for its whole stream; its own pool grows too late for a burst, and a probe behind 200
+# waiting streams then takes a working engine for dead. 1024 sleeping threads cost 8 MiB.
+DEFAULT_HTTP_THREADS = 1024
 _PACKAGE = Path(__file__).resolve().parents[1]
 _BUILTIN_MODELS = _PACKAGE / "assets"
 _BUILTIN_ARGS = ("--embeddings", "--pooling=mean", "--ubatch-size=2048")  # a text to embed must fit one batch
@@ -76,7 +79,8 @@ def launch_plan(
     """
     check_args(spec_args, env)
     args = [f"--parallel={DEFAULT_SLOTS}", f"--ctx-size={DEFAULT_CONTEXT}", f"--cache-ram={DEFAULT_CACHE_MIB}"]
-    args += [f"--threads={place.threads}", *_builtin_args(model_path), *spec_args]
+    args += [f"--threads={place.threads}", f"--threads-http={DEFAULT_HTTP_THREADS}"]
+    args += [*_builtin_args(model_path), *spec_args]
     argv = (sys.executable, "-P", "-m", "mooring.engines.llamacpp_server")
     argv += ("--model", str(model_path.absolute()), "--alias", model_name, "--socket", str(place.socket), *args)
     clean = {
@@ -121,7 +125,7 @@ async def probe(address: str, key: str, *, timeout_s: float = 3.0) -> Probe:
             return Probe("unreachable", f"The engine's /health answered HTTP {status}.")
         status, body = await get_json(target, "/props", key=key, timeout_s=timeout_s)
     except NoAnswer as error:
-        return Probe("unreachable", f"The engine does not answer: {error}.")
+        return Probe("unreachable", f"The engine does not answer: {str(error).rstrip('.')}.")
     if status == 401:
         return Probe("stranger", "Something answers on the replica's socket that does not know its key.")
     if status != 200 or not isinstance(body, dict):

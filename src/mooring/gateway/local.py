@@ -30,7 +30,9 @@ def check_table(parts: Parts) -> None:
         raise no_snapshot()
     limit = parts.settings.max_stale_s
     if limit and parts.timers.now - table.updated_at > limit:
-        raise Unavailable(f"This gateway has heard nothing from the control process for {limit:g} s.", retry_after_s=1.0)
+        raise Unavailable(
+            f"This gateway has heard nothing from the control process for {limit:g} s.", retry_after_s=1.0
+        )
 
 
 def answer(operation: str, target: bytes, key: KeyEntry | None, parts: Parts) -> bytes:
