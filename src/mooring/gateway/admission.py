@@ -144,6 +144,8 @@ def admit(body: bytes, key: KeyEntry, operation: str, table: Table) -> Ticket:
         read = _decode_body(body)
     except msgspec.DecodeError as error:
         raise InvalidJson(f"The body is not a valid JSON object: {error}.") from None
+    except RecursionError:
+        raise InvalidJson("The body is nested too deeply.") from None
     model = bytes(read.model)
     target = table.resolve(key, _text(model))
     service = target.choose_service()

@@ -2,6 +2,7 @@
 
 States and transitions (any state → DONE when the client leaves or the worker drains):
 
+    ROUTING ──all places taken──► WAITING ──a place is free──► ROUTING
     ROUTING ──replica──► CONNECTING ──connection──► SENT ──first body byte──► STREAMING ──► DONE
        ▲                     │ failed                │                └─────► WHOLE ──────► DONE
        └─────────────────────┴── lost, nothing received ┘      REFUSED is an answer of our own: → DONE
@@ -16,6 +17,7 @@ late ones are dropped.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Final, Protocol
@@ -26,7 +28,7 @@ from mooring.gateway.admission import METERED, Ticket
 from mooring.gateway.dialects import openai
 from mooring.gateway.quirks import calls
 from mooring.gateway.relay import event_relay, is_openai_error, upstream_error, whole_answer
-from mooring.gateway.routing import Replica, choose_replica
+from mooring.gateway.routing import Replica, choose_replica, not_ready
 from mooring.gateway.streams.sse import EventRelay
 from mooring.gateway.streams.usage import Usage, usage_of
 from mooring.gateway.upstream import UpstreamConnection
@@ -43,9 +45,11 @@ WHOLE: Final = 4
 CALLING: Final = 5
 REFUSED: Final = 6
 DONE: Final = 7
+WAITING: Final = 8
 
 TRANSITIONS: Final[dict[int, tuple[int, ...]]] = {
-    ROUTING: (CONNECTING, SENT, CALLING, REFUSED, DONE),
+    ROUTING: (CONNECTING, SENT, CALLING, WAITING, REFUSED, DONE),
+    WAITING: (ROUTING, REFUSED, DONE),
     CONNECTING: (ROUTING, SENT, REFUSED, DONE),
     SENT: (ROUTING, STREAMING, WHOLE, REFUSED, DONE),
     STREAMING: (DONE,),
@@ -54,6 +58,7 @@ TRANSITIONS: Final[dict[int, tuple[int, ...]]] = {
     REFUSED: (DONE,),
     DONE: (),
 }
+_log = logging.getLogger("mooring.gateway.exchange")
 _ATTEMPTS = 3  # replicas tried for one request
 _CLIENT_LEFT = 499
 _MAX_WHOLE = 256 << 20  # bytes of one JSON answer
@@ -131,10 +136,12 @@ class Exchange:
             )
         self._route()
 
-    def _route(self) -> None:
+    def _route(self, *, waited: bool = False) -> None:
         ticket = self._ticket
         try:
             replica = choose_replica(ticket.service, self._tried, self._parts.timers.now)
+            if replica.entry.slots and self._must_wait(replica, waited):
+                return
         except MooringError as error:
             self._refuse(self._error or error)
             return
@@ -143,24 +150,61 @@ class Exchange:
         self._attempt += 1
         if ticket.stepwise:
             self._to(CALLING)
-            self._call = self._parts.loop.create_task(self._run_call(calls.start(self._parts, ticket, replica)))
+            self._start(self._run_call(calls.start(self._parts, ticket, replica)))
             return
         upstream = replica.pool.take()
         if upstream is not None:
             self._send(upstream)
         else:
             self._to(CONNECTING)
-            self._dial(replica)
+            self._start(self._dialled(replica, self._attempt))
 
-    def _dial(self, replica: Replica) -> None:
-        task = self._parts.loop.create_task(self._dialled(replica, self._attempt))
-        self._call = task
+    def _must_wait(self, replica: Replica, waited: bool) -> bool:
+        """Enter the line when the engines are full or others wait; the first in line goes before newcomers.
+
+        Raises:
+            Unavailable: the line is full.
+        """
+        waiting = self._parts.waiting
+        service = self._ticket.service.entry.id
+        if not replica.full(self._parts.settings.gateway_workers) and (waited or not waiting.occupied(service)):
+            return False
+        waiting.enter(service, self, first=waited)
+        self._to(WAITING)
+        self._client.deadline = self._parts.timers.now + self._parts.settings.first_byte_timeout_s
+        return True
+
+    def released(self) -> None:
+        """A place may be free: look for a replica again, among those of the current table."""
+        if self.state != WAITING:
+            return
+        service = self._ticket.service.entry.id
+        self._to(ROUTING)
+        fresh = self._parts.table.services.get(service)
+        if fresh is None:
+            self._refuse(not_ready(self._ticket.service.entry))
+        else:
+            self._ticket.service = fresh
+            self._route(waited=True)
+        if self.state != WAITING and self._parts.waiting.occupied(service):
+            self._parts.loop.call_soon(self._parts.waiting.release_next, service)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        """Run what must wait; its results come back as events, and so does a bug in it."""
+        self._call = self._parts.loop.create_task(work)
+        self._call.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("request %s failed", self.request_id, exc_info=error)
+            if self.state in (CONNECTING, CALLING):
+                self._refuse(MooringError())
 
     async def _dialled(self, replica: Replica, attempt: int) -> None:
         """Dial, then hand the result in as an event."""
         try:
             upstream = await replica.pool.dial(self._parts.settings.connect_timeout_s)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: a host name that IDNA can't encode
             if self.state == CONNECTING and attempt == self._attempt:
                 self._connect_failed(error)
             return
@@ -170,7 +214,7 @@ class Exchange:
             upstream.keep_alive = upstream.complete = True  # unused: fit for the pool
             upstream.release()
 
-    def _connect_failed(self, error: OSError | TimeoutError) -> None:
+    def _connect_failed(self, error: OSError | TimeoutError | ValueError) -> None:
         kind = "did not answer in time" if isinstance(error, TimeoutError) else "could not be reached"
         self._retry_elsewhere(UpstreamFailed(f"The service {self._ticket.service.entry.name} {kind}."))
 
@@ -215,7 +259,12 @@ class Exchange:
             self._ticket.body = []
             self._client.deadline = self._parts.timers.now + self._parts.settings.between_bytes_timeout_s
             kind = upstream.content_type
-            if upstream.status == 200 and self._ticket.stream and kind[:17].lower() == b"text/event-stream":
+            if (
+                upstream.status == 200
+                and self._ticket.stream
+                and not upstream.encoded
+                and kind[:17].lower() == b"text/event-stream"
+            ):
                 self._to(STREAMING)
                 self._stream_on(upstream)
             else:
@@ -270,6 +319,13 @@ class Exchange:
         replica.answered()
         if status != 200:
             self._error_answer(upstream, status, body)
+            return
+        if upstream.encoded or (body[:1] != b"{" and body.lstrip()[:1] not in (b"{", b"[")):
+            self._refuse(
+                UpstreamFailed(
+                    f"The service {ticket.service.entry.name} sent an answer that is not JSON.", code="upstream_error"
+                )
+            )
             return
         self._settle("complete", 200, usage_of(body), 0)
         self._client.answer(200, whole_answer(ticket, body))
@@ -352,6 +408,8 @@ class Exchange:
     # --- ending
 
     def _refuse(self, error: MooringError) -> None:
+        if self.state == WAITING:
+            self._parts.waiting.leave(self._ticket.service.entry.id, self)
         self._to(REFUSED)
         self._settle("error", error.status, None, 0)
         self._client.refuse(error)
@@ -403,11 +461,16 @@ class Exchange:
         if self._replica is not None:
             self._replica.in_flight -= 1
             self._replica = None
+            service = self._ticket.service.entry.id
+            if self._parts.waiting.occupied(service):
+                self._parts.loop.call_soon(self._parts.waiting.release_next, service)
 
     def _finish(self, notify: bool = True) -> None:
         """Release everything that was taken. Idempotent."""
         if self.state == DONE:
             return
+        if self.state == WAITING:
+            self._parts.waiting.leave(self._ticket.service.entry.id, self)
         self.state = DONE
         upstream, self._upstream = self._upstream, None
         if upstream is not None:

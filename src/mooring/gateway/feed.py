@@ -59,6 +59,7 @@ class Feed:
         self._building: Table | None = None
         self._rows: list[Row] = []
         self._kept: dict[tuple[str, str], Row] = {}  # what `saved` holds, secrets left out
+        self._keeping: dict[tuple[str, str], Row] = {}  # the same of a full set under way
         self._dirty = False
 
     async def run(self) -> None:
@@ -116,12 +117,12 @@ class Feed:
         self._rows = []
         if begin.full:
             self._building = Table(self._parts.loop, begin.epoch, -1, begin.pepper)
-            self._kept = {}
+            self._keeping = {}
 
     def _take_rows(self, message: Rows) -> None:
         if self._building is not None:
             self._building.apply(message.rows, self._parts.table)
-            self._keep(message.rows)
+            self._keep(self._keeping, message.rows)
         else:
             self._rows += message.rows
 
@@ -133,14 +134,16 @@ class Feed:
         if self._building is not None:
             old, parts.table = parts.table, self._building
             self._building = None
+            self._kept, self._keeping = self._keeping, {}
             parts.table.retire(old)
         else:
             parts.table.apply(self._rows)
-            self._keep(self._rows)
+            self._keep(self._kept, self._rows)
             self._rows = []
         parts.table.version = message.version
         parts.table.updated_at = parts.timers.now
         self._dirty = True
+        parts.waiting.release_all()
         self._send(Ack(message.version))
 
     # --- the journal
@@ -163,14 +166,14 @@ class Feed:
 
     # --- the saved snapshot
 
-    def _keep(self, rows: tuple[Row, ...] | list[Row]) -> None:
+    def _keep(self, kept: dict[tuple[str, str], Row], rows: tuple[Row, ...] | list[Row]) -> None:
         if self._saved is None:
             return
         for row in rows:
             if row.data is None:
-                self._kept.pop((row.table, row.id), None)
+                kept.pop((row.table, row.id), None)
             else:
-                self._kept[row.table, row.id] = _without_secrets(row)
+                kept[row.table, row.id] = _without_secrets(row)
 
     async def save_snapshots(self) -> None:
         """Save a changed table every few seconds, so that a worker can start while control is down."""
@@ -218,17 +221,17 @@ def _write_snapshot(path: Path, head: Begin, rows: list[Row]) -> None:
 
 
 def load_snapshot(path: Path, loop: asyncio.AbstractEventLoop) -> Table | None:
-    """Return the saved table, None when there is none or it can't be read. Its version stays unknown to the feed."""
+    """Return the saved table, None when there is none or it can't be read. Control sends it a full snapshot."""
     try:
-        bodies = FrameReader().feed(path.read_bytes())
-        messages = [decode_from_control(body) for body in bodies]
-    except (OSError, ValueError, msgspec.DecodeError):
+        messages = [decode_from_control(body) for body in FrameReader().feed(path.read_bytes())]
+        if not messages or not isinstance(messages[0], Begin) or not isinstance(messages[-1], Commit):
+            return None
+        table = Table(loop, "", messages[0].version, messages[0].pepper)  # no epoch: it asks for everything
+        for message in messages:
+            if isinstance(message, Rows):
+                table.apply(message.rows)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        if not isinstance(error, FileNotFoundError):
+            _log.warning("the saved snapshot %s can't be read: %s", path, error)
         return None
-    if not messages or not isinstance(messages[0], Begin) or not isinstance(messages[-1], Commit):
-        return None
-    begin = messages[0]
-    table = Table(loop, "", begin.version, begin.pepper)  # no epoch: control sends a full snapshot
-    for message in messages:
-        if isinstance(message, Rows):
-            table.apply(message.rows)
     return table

@@ -11,6 +11,7 @@ from mooring.gateway.http1.known_heads import KnownHeads
 from mooring.gateway.http1.timers import TimerWheel
 from mooring.gateway.snapshot import Table
 from mooring.gateway.usage.journal import Journal
+from mooring.gateway.waiting import WaitingLines
 from mooring.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Parts:
     journal: Journal
     timers: TimerWheel
     public_socket: str  # control's socket, for everything that is not inference
+    waiting: WaitingLines = field(default_factory=WaitingLines)
     heads: KnownHeads = field(default_factory=KnownHeads)
     connections: set[ClientConnection] = field(default_factory=set["ClientConnection"])
     max_connections: int = 10_000

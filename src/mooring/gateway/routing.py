@@ -10,6 +10,7 @@ import msgspec
 from mooring.core.errors import EndpointStopped, NotReady
 from mooring.core.snapshot import EndpointEntry, ReplicaEntry, ServiceEntry
 from mooring.gateway.upstream import Pool
+from mooring.gateway.waiting import PLACES_PER_SLOT
 
 _WAIT_S = 2.0  # Retry-After for a service that is starting
 _BACK_OFF_S = 0.2
@@ -27,6 +28,11 @@ class Replica:
         self.in_flight = 0
         self.blocked_until = 0.0
         self._failures = 0
+
+    def full(self, workers: int) -> bool:
+        """True when one more request would only wait inside the engine. `workers`: gateway workers that share it."""
+        slots = self.entry.slots
+        return slots > 0 and self.in_flight >= max(1, -(-slots * PLACES_PER_SLOT // workers))
 
     def failed(self, now: float) -> None:
         """A connection failed: avoid this replica for a moment, longer each time (monotonic seconds)."""

@@ -300,12 +300,12 @@ class ClientConnection(asyncio.Protocol):
         head = request.head
         if not self._request_id:
             self._request_id = self._parts.new_request_id()
-        if head.problem is not None:
-            raise head.problem
         method = head.method
-        operation = self._operation = find_operation(method, head.target)
         self._head_only = method == b"HEAD"
         self._version_1_0 = head.version_1_0
+        if head.problem is not None:
+            raise head.problem
+        operation = self._operation = find_operation(method, head.target)
         if operation == RELAY or operation in openai.OPEN_OPERATIONS:
             return
         if head.upgrade:

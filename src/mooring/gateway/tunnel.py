@@ -70,6 +70,7 @@ class Tunnel(asyncio.Protocol):
         "_switching",
         "_task",
         "_transport",
+        "_unframed",
         "opaque",
     )
 
@@ -87,6 +88,7 @@ class Tunnel(asyncio.Protocol):
         self._head_sent = False
         self._done = False
         self._switching = False
+        self._unframed = True
         self._task: asyncio.Task[None] | None = None
         self.opaque = False
 
@@ -162,10 +164,13 @@ class Tunnel(asyncio.Protocol):
         client = self._client
         if client is None:
             return
-        if self.opaque or self._head_sent:
+        if self.opaque:
             self._client = None
             if client.transport is not None:
-                client.transport.close() if self.opaque or self._length < 0 else client.transport.abort()
+                client.transport.close()
+        elif self._head_sent and self._unframed and exc is None:
+            self._done = True  # an answer without length ends with its connection
+            self._pass_on()
         else:
             self._fail(UpstreamFailed("The control process broke off before its answer was complete."))
 
@@ -210,6 +215,9 @@ class Tunnel(asyncio.Protocol):
             lower = name.lower()
             if lower == b"content-length":
                 self._length = int(value)
+                self._unframed = False
+            elif lower == b"transfer-encoding":
+                self._unframed = False
             elif lower not in _DROPPED:
                 lines.append(b"%b: %b\r\n" % (name, value))
         bodiless = status in (204, 304)

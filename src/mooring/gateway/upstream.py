@@ -50,6 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_unframed",
         "complete",
         "content_type",
+        "encoded",
         "head_bytes",
         "head_done",
         "keep_alive",
@@ -77,6 +78,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = 0
         self.content_type = b""
         self.retry_after = b""
+        self.encoded = False
         self.head_done = False
         self.head_bytes = 0
         self.complete = False
@@ -205,6 +207,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.content_type = value
         elif length in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
             self._unframed = False
+        elif length == 16 and name.lower() == b"content-encoding":
+            self.encoded = value.lower() != b"identity"
         elif length == 11 and name.lower() == b"retry-after":
             self.retry_after = value
 

@@ -120,6 +120,7 @@ class RunningGateway:
     def rows(self, *rows: Row) -> None:
         self.parts.table.apply(rows)
         self.parts.table.version += 1
+        self.parts.waiting.release_all()
 
     async def stop(self) -> None:
         assert self._server is not None

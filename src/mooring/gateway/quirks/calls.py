@@ -63,7 +63,7 @@ async def _call(parts: Parts, ticket: Ticket, replica: Replica, path: bytes, fro
     while True:
         try:
             upstream = replica.pool.take() or await replica.pool.dial(parts.settings.connect_timeout_s)
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):
             raise UpstreamFailed(f"The service {entry.name} could not be reached.") from None
         sink = _Collector(parts.loop, upstream)
         upstream.send(sink, replica.pool.request_head(path, from_root=from_root), [body])
@@ -98,7 +98,7 @@ async def start(parts: Parts, ticket: Ticket, replica: Replica) -> Answer:
             answer = await _call(parts, ticket, replica, b"/detokenize", True, sent)
             return Answer(llamacpp.detokenize_answer(answer), None)
         return await _several(parts, ticket, replica, body)
-    except (msgspec.DecodeError, KeyError, TypeError, IndexError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError):
         raise UpstreamFailed(f"The service {ticket.service.entry.name} sent an answer that can't be read.") from None
 
 
@@ -117,8 +117,13 @@ async def _tokenize(parts: Parts, ticket: Ticket, replica: Replica, body: bytes)
 
 async def _several(parts: Parts, ticket: Ticket, replica: Replica, body: bytes) -> Answer:
     path = b"/chat/completions" if ticket.operation == "chat" else b"/completions"
-    calls = [_call(parts, ticket, replica, path, False, one) for one in llamacpp.split_request(body)]
-    tasks = [asyncio.ensure_future(call) for call in calls]
+    at_once = asyncio.Semaphore(replica.entry.slots or 4)  # more would only wait inside the engine
+
+    async def one_call(one: bytes) -> bytes:
+        async with at_once:
+            return await _call(parts, ticket, replica, path, False, one)
+
+    tasks = [asyncio.ensure_future(one_call(one)) for one in llamacpp.split_request(body)]
     try:
         answers = await asyncio.gather(*tasks)
     except (MooringError, asyncio.CancelledError):

@@ -17,6 +17,7 @@ from mooring.core.snapshot import ServiceEntry
 from mooring.gateway.http1.body import Edit, rename_member
 
 _ABSENT = msgspec.Raw()
+_MAX_CHOICES = 512
 
 
 class _Checked(msgspec.Struct):
@@ -55,16 +56,22 @@ def check_request(operation: str, body: bytes, entry: ServiceEntry, edits: list[
         return False
     try:
         read = _decode(body)
-    except msgspec.ValidationError as error:
+    except RecursionError:
+        raise Invalid("The body is nested too deeply.") from None
+    except msgspec.DecodeError as error:
         text = str(error)
         where = _PATH.search(text)
         raise Invalid(f"A member has the wrong type: {text}.", param=where.group(1) if where else None) from None
     _check_ranges(read)
     _check_abilities(read, entry)
     _check_content(operation, read)
+    prompts = _count_prompts(bytes(read.prompt))
+    choices = prompts * (read.n or 1)
+    if choices > _MAX_CHOICES:
+        raise Invalid(f"{choices} choices in one request are too many; {_MAX_CHOICES} are allowed.", param="n")
     if bytes(read.repetition_penalty) not in (b"", b"null"):
         edits += rename_member(body, "repetition_penalty", "repeat_penalty")
-    return operation != "embedding" and ((read.n or 1) > 1 or _several_prompts(bytes(read.prompt)))
+    return operation != "embedding" and choices > 1
 
 
 def _check_ranges(read: _Checked) -> None:
@@ -113,12 +120,12 @@ def _check_content(operation: str, read: _Checked) -> None:
         raise Invalid("'messages' must be a list of messages.", param="messages")
 
 
-def _several_prompts(raw: bytes) -> bool:
+def _count_prompts(raw: bytes) -> int:
     """A list of strings or of token lists holds several prompts; a list of numbers is one prompt in tokens."""
     if raw[:1] != b"[":
-        return False
+        return 1
     prompts: Any = msgspec.json.decode(raw)
-    return _is_list_of_prompts(prompts) and len(prompts) > 1
+    return len(prompts) if _is_list_of_prompts(prompts) else 1
 
 
 def _is_list_of_prompts(prompt: Any) -> bool:
