@@ -60,7 +60,8 @@ class Feed:
         self._rows: list[Row] = []
         self._kept: dict[tuple[str, str], Row] = {}  # what `saved` holds, secrets left out
         self._keeping: dict[tuple[str, str], Row] = {}  # the same of a full set under way
-        self._dirty = False
+        self._changed = asyncio.Event()
+        self.synced = asyncio.Event()  # a first set has been applied since this worker started
 
     async def run(self) -> None:
         """Connect, follow, reconnect."""
@@ -142,7 +143,8 @@ class Feed:
             self._rows = []
         parts.table.version = message.version
         parts.table.updated_at = parts.timers.now
-        self._dirty = True
+        self._changed.set()
+        self.synced.set()
         parts.waiting.release_all()
         self._send(Ack(message.version))
 
@@ -178,13 +180,13 @@ class Feed:
     async def save_snapshots(self) -> None:
         """Save a changed table every few seconds, so that a worker can start while control is down."""
         while self._saved is not None:
+            await self._changed.wait()
+            self._changed.clear()
+            table = self._parts.table
+            rows = list(self._kept.values())
+            head = Begin(table.epoch, -1, table.version, True, table.pepper)
+            await asyncio.to_thread(_write_snapshot, self._saved, head, rows)
             await asyncio.sleep(_SAVE_S)
-            if self._dirty:
-                self._dirty = False
-                table = self._parts.table
-                rows = list(self._kept.values())
-                head = Begin(table.epoch, -1, table.version, True, table.pepper)
-                await asyncio.to_thread(_write_snapshot, self._saved, head, rows)
 
 
 def _without_secrets(row: Row) -> Row:

@@ -135,7 +135,7 @@ def choose_replica(service: Service, excluded: Collection[str], now: float) -> R
 
 def not_ready(entry: ServiceEntry) -> NotReady:
     """Return the refusal of a service without a ready replica, with its state and reason."""
-    reason = f": {entry.reason}" if entry.reason else ""
+    reason = f": {entry.reason.rstrip('.')}" if entry.reason else ""
     return NotReady(
         f"The service {entry.name} has no ready replica; it is {entry.state}{reason}.",
         next_step="Repeat the request after the time Retry-After names, or look at the service's state.",

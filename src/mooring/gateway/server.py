@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +36,8 @@ _HIGH_WATER = 262144
 _MAX_PIPELINED = 16
 _MAX_PIPELINED_BYTES = 65536
 _LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the refusal reaches its sender
+_QUIET_S = 1.0  # how long a draining worker keeps an idle connection open
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 _NEVER = float("inf")
 
 
@@ -136,7 +140,9 @@ class ClientConnection(asyncio.Protocol):
         self._client_writable(True)
         if self._busy:
             self.deadline = self._parts.timers.now + self._parts.settings.between_bytes_timeout_s
-        self._set_idle_deadline()
+        elif not self._lingering:
+            self._set_idle_deadline()
+            self._proceed()
 
     def _client_writable(self, writable: bool) -> None:
         if self.exchange is not None:
@@ -151,7 +157,7 @@ class ClientConnection(asyncio.Protocol):
             self._tunnel.client_data(data)
             return
         request = self._request
-        if request is None and self._current is None and self._take_known(data):
+        if request is None and self._current is None and not self._write_paused and self._take_known(data):
             return
         known = request.body_bytes if request is not None else 0
         self._reading = len(data)
@@ -272,6 +278,7 @@ class ClientConnection(asyncio.Protocol):
             self._current is not None
             and self.exchange is None
             and self._tunnel is None
+            and not self._write_paused
             and not self._lingering
             and not self.closed
         ):
@@ -446,16 +453,19 @@ class ClientConnection(asyncio.Protocol):
             self._parts.loop.call_soon(self._proceed)
             self._set_idle_deadline()
         else:
-            parts = self._parts
-            self.deadline = parts.timers.now + parts.settings.idle_timeout_s
+            settings = self._parts.settings
+            wait = settings.send_timeout_s if self._write_paused else settings.idle_timeout_s
+            self.deadline = self._parts.timers.now + wait
 
     # --- timing out and closing
 
     def _set_idle_deadline(self) -> None:
         if not self._busy:
             settings = self._parts.settings
-            idle = settings.idle_timeout_s if self._request is None else settings.head_timeout_s
-            self.deadline = self._parts.timers.now + idle
+            wait = settings.idle_timeout_s if self._request is None else settings.head_timeout_s
+            if self._write_paused:
+                wait = settings.send_timeout_s
+            self.deadline = self._parts.timers.now + wait
 
     def on_deadline(self, now: float) -> None:
         if self._write_paused or self._lingering:
@@ -476,10 +486,16 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
-    def drain(self) -> None:
-        """Close when idle; else after the running answer."""
-        self._closing = True
-        if not self._busy and self._current is None and self._request is None and not self._lingering:
+    def drain(self, now: float) -> None:
+        """Close once quiet for a moment (`now`: monotonic seconds); a request that comes meanwhile is answered.
+
+        An idle connection is not closed at once: its caller's next request may be under way already, and the last
+        answer did not say that it was the last.
+        """
+        if self._busy or self._current is not None or self._request is not None or self._lingering:
+            return
+        self.deadline = min(self.deadline, now + _QUIET_S)
+        if self.deadline <= now:
             self._close()
 
     def _refuse_framing(self, error: MooringError) -> None:
@@ -502,6 +518,14 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client closed its side: it is gone, also when it only meant to stop sending."""
         return False
+
+    def reset(self) -> None:
+        """Break the connection off so that it looks broken: an HTTP/1.0 answer without length would look whole."""
+        if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
 
     def _abort(self) -> None:
         if self.transport is not None:

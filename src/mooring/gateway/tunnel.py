@@ -286,8 +286,7 @@ class Tunnel(asyncio.Protocol):
             return
         if self._head_sent:
             self._client = None
-            if client.transport is not None:
-                client.transport.abort()  # a broken answer must look broken
+            client.reset()
         else:
             client.refuse(error)
             self._finish()

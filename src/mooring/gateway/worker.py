@@ -15,6 +15,7 @@ import ssl
 import struct
 import sys
 import time
+from contextlib import suppress
 
 import uvloop
 
@@ -29,6 +30,7 @@ from mooring.settings import Settings
 
 _log = logging.getLogger("mooring.gateway")
 _BEAT_S = 0.5
+_SYNC_S = 2.0  # how long a new worker waits for control's table before it accepts with the saved one
 _BACKLOG = 4096
 _RESERVED_DESCRIPTORS = 500  # for management, logs, the journal
 
@@ -102,16 +104,15 @@ async def _serve(settings: Settings) -> None:
     first = settings.worker_slot % settings.gateway_workers == 0
     saved = settings.data_dir / "snapshot.bin" if first else None
     feed = Feed(parts, str(settings.run_dir / "feed.sock"), saved)
+    tasks = [loop.create_task(work) for work in (feed.run(), feed.push_journal(), feed.save_snapshots())]
+    tasks.append(loop.create_task(keep_journal(parts)))
+    # Callers wait in the listening socket meanwhile: better than answers from an old table, or from none.
+    with suppress(TimeoutError):
+        await asyncio.wait_for(_first(feed.synced, stop), _SYNC_S)
     server = await loop.create_server(
         lambda: ClientConnection(parts), sock=_listening_socket(settings), ssl=_tls(settings), backlog=_BACKLOG
     )
-    tasks = [
-        loop.create_task(feed.run()),
-        loop.create_task(feed.push_journal()),
-        loop.create_task(feed.save_snapshots()),
-        loop.create_task(keep_journal(parts)),
-        loop.create_task(_beat(settings)),
-    ]
+    tasks.append(loop.create_task(_beat(settings)))
     _log.info("serving on %s", settings.base_url)
     await stop.wait()
     await _drain(parts, server)
@@ -124,14 +125,25 @@ async def _serve(settings: Settings) -> None:
     parts.journal.close()
 
 
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 async def _drain(parts: Parts, server: asyncio.Server) -> None:
     """Stop accepting, close what is idle, let running answers end within drain_s, then cut them."""
     parts.draining = True
     server.close()
     end = time.monotonic() + parts.settings.drain_s
     while parts.connections and time.monotonic() < end:
+        now = time.monotonic()
         for connection in list(parts.connections):
-            connection.drain()
+            connection.drain(now)
         await asyncio.sleep(0.05)
     for connection in list(parts.connections):
         if connection.transport is not None:
