@@ -33,10 +33,8 @@ from mooring.store import changes, tables
 from mooring.store.database import Database, migrate
 from mooring.testing.feed_server import FakeFeed, until
 from mooring.testing.gateway import PEPPER, RunningGateway, endpoint_row, key_row, service_row
-from mooring.testing.raw_client import CHAT, RawClient, request
+from mooring.testing.raw_client import CHAT, RawClient
 from mooring.testing.upstream import ScriptedUpstream, json_response
-
-MODELS = request(None, "/v1/models", method="GET")
 
 
 @pytest.fixture
@@ -139,7 +137,7 @@ async def served(worker, control, upstream):
 
 async def test_before_the_first_table_calls_are_refused_with_a_time_to_repeat(worker, control):
     hello = await control.dialled()
-    assert (hello.epoch, hello.version, hello.worker) == ("", -1, worker.parts.journal.writer)
+    assert (hello.version, hello.worker) == (-1, worker.parts.journal.writer)
     answer = await worker.ask()
     assert (answer.status, answer.error["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"]

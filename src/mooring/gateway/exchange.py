@@ -150,7 +150,7 @@ class Exchange:
         self._attempt += 1
         if ticket.stepwise:
             self._to(CALLING)
-            self._start(self._run_call(calls.start(self._parts, ticket, replica)))
+            self._start(self._run_call(replica))
             return
         upstream = replica.pool.take()
         if upstream is not None:
@@ -197,7 +197,9 @@ class Exchange:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("request %s failed", self.request_id, exc_info=error)
-            if self.state in (CONNECTING, CALLING):
+            if self.state == STREAMING:
+                self._break_stream(MooringError())
+            elif self.state != DONE:
                 self._refuse(MooringError())
 
     async def _dialled(self, replica: Replica, attempt: int) -> None:
@@ -209,7 +211,10 @@ class Exchange:
                 self._connect_failed(error)
             return
         if self.state == CONNECTING and attempt == self._attempt:
-            self._send(upstream)
+            if upstream.lost:
+                self._connect_failed(ConnectionResetError())
+            else:
+                self._send(upstream)
         else:
             upstream.keep_alive = upstream.complete = True  # unused: fit for the pool
             upstream.release()
@@ -250,6 +255,7 @@ class Exchange:
         if upstream is None:
             return
         state = self.state
+        self._client.deadline = self._parts.timers.now + self._parts.settings.between_bytes_timeout_s
         if state == STREAMING:
             self._stream_on(upstream)
         elif state == SENT:
@@ -257,7 +263,8 @@ class Exchange:
                 return
             self._first_byte = _monotonic()
             self._ticket.body = []
-            self._client.deadline = self._parts.timers.now + self._parts.settings.between_bytes_timeout_s
+            assert self._replica is not None
+            self._replica.answered()
             kind = upstream.content_type
             if (
                 upstream.status == 200
@@ -289,7 +296,6 @@ class Exchange:
             self._settle("complete", 200, relay.usage, relay.events)
         elif out:
             self._parts.journal.progress(self._slot, relay.events)
-            self._client.deadline = self._parts.timers.now + self._parts.settings.between_bytes_timeout_s
         if first:
             self._client.start_stream(out, last)
         elif out or last:
@@ -314,9 +320,6 @@ class Exchange:
     def _whole_done(self, upstream: UpstreamConnection, body: bytes) -> None:
         ticket = self._ticket
         status = upstream.status
-        replica = self._replica
-        assert replica is not None
-        replica.answered()
         if status != 200:
             self._error_answer(upstream, status, body)
             return
@@ -364,9 +367,9 @@ class Exchange:
 
     # --- several steps (tokenize, several choices on llama.cpp)
 
-    async def _run_call(self, call: Coroutine[None, None, calls.Answer]) -> None:
+    async def _run_call(self, replica: Replica) -> None:
         try:
-            answer = await call
+            answer = await calls.start(self._parts, self._ticket, replica)
         except MooringError as error:
             if self.state == CALLING:
                 self._refuse(error)
@@ -398,6 +401,8 @@ class Exchange:
 
     def on_deadline(self) -> None:
         """The upstream said nothing for too long."""
+        if self.state == DONE:
+            return
         name = self._ticket.service.entry.name
         error = UpstreamTimeout(f"The service {name} sent nothing for too long.")
         if self.state == STREAMING:

@@ -161,12 +161,12 @@ class Table:
                 self._keys[digest] = row.data
 
     def _put_service(self, row: Row, previous: Table | None) -> None:
+        entry = decode_service(row.data) if row.data is not None else None  # a row that can't be read changes nothing
         old = self.services.pop(row.id, None)
         source = old or (previous.services.get(row.id) if previous is not None else None)
         known = {replica.entry.id: replica for replica in source.replicas} if source is not None else {}
         replicas: list[Replica] = []
-        if row.data is not None:
-            entry = decode_service(row.data)
+        if entry is not None:
             replicas = [self._replica(wanted, known.get(wanted.id)) for wanted in entry.replicas]
             self.services[row.id] = Service(entry, replicas)
         if old is not None:

@@ -175,7 +175,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # nobody asked for another protocol
             self._broken()
             return
         if not self.head_done and self.head_bytes > _MAX_HEAD:

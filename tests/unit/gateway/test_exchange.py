@@ -64,7 +64,7 @@ class Requests(RuleBasedStateMachine):
     # --- callers
 
     @precondition(lambda self: len(self.stage.exchanges) < 12)
-    @rule(stream=st.booleans(), operation=st.sampled_from(["chat", "embedding", "rerank"]), slow=st.booleans())
+    @rule(stream=st.booleans(), operation=st.sampled_from(["chat", "embedding", "tokenize"]), slow=st.booleans())
     def ask(self, stream: bool, operation: str, slow: bool) -> None:
         exchange = self.stage.prepare(operation, stream=stream and operation == "chat")
         self.stage.clients[-1].slow = slow

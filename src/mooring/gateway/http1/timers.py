@@ -7,6 +7,7 @@ after the deadline moved nearer, so that setting a deadline on the hot path is o
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import Protocol
 
@@ -54,18 +55,26 @@ class TimerWheel:
         self._buckets.setdefault(second, []).append(item)
 
     def _tick(self) -> None:
-        self.turn(time.monotonic())
-        self.start()
+        try:
+            self.turn(time.monotonic())
+        finally:
+            self.start()  # whatever one item did: without the wheel nothing times out any more
 
     def turn(self, now: float) -> None:
         """Look at every bucket due by `now` (monotonic seconds)."""
         self.now = now
         while self._next <= now:
-            for item in self._buckets.pop(self._next, ()):
+            bucket = self._buckets.pop(self._next, None)
+            self._next += 1
+            while bucket:
+                item = bucket.pop()
                 if item.closed:
                     continue
-                if item.deadline <= now:
-                    item.on_deadline(now)
-                if not item.closed:
-                    self._put(item, now)
-            self._next += 1
+                try:
+                    if item.deadline <= now:
+                        item.on_deadline(now)
+                finally:  # an item that fails costs neither itself nor its neighbours their next look
+                    if not item.closed:
+                        self._put(item, now)
+                    if bucket and sys.exc_info()[0] is not None:
+                        self._buckets.setdefault(self._next, []).extend(bucket)

@@ -1,0 +1,334 @@
+"""A worker that is told to stop: nobody's answer is cut before its time, nobody is kept waiting for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mooring import settings as settings_module
+from mooring.gateway import worker
+from mooring.testing.feed_server import FakeFeed, until
+from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
+from mooring.testing.public_socket import FakePublicSocket
+from mooring.testing.raw_client import CHAT, RawClient, request
+from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chunk, delta
+
+STREAM = {**CHAT, "stream": True}
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
+
+
+@pytest.fixture
+def folder():
+    made = Path(tempfile.mkdtemp(prefix="mooring-"))  # short: a Unix socket's path is bounded
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def upstream():
+    server = ScriptedUpstream()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def gateway(folder, upstream):
+    running = RunningGateway(folder)
+    await running.start(key_row(), service_row(upstream.address), endpoint_row())
+    yield running
+    await running.stop()
+
+
+def draining(gateway, drain_s: float = 10.0) -> asyncio.Task[None]:
+    """Begin to drain as the worker does at SIGTERM."""
+    gateway.parts.settings = replace(gateway.parts.settings, drain_s=drain_s)
+    return asyncio.create_task(worker._drain(gateway.parts, gateway._server))
+
+
+async def soon(awaitable, seconds: float = 4.0):
+    return await asyncio.wait_for(awaitable, seconds)
+
+
+class Held:
+    """A stream whose first event is out and whose end the test decides."""
+
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self.go_on = asyncio.Event()
+        upstream.script = self._script
+
+    async def _script(self, received, line) -> None:
+        await line.send(STREAM_HEAD + chunk(delta("first")))
+        await self.go_on.wait()
+        await line.send(chunk(delta("last") + DONE) + chunk(b""))
+
+
+@pytest.fixture
+async def held(upstream):
+    held = Held(upstream)
+    yield held
+    held.go_on.set()
+
+
+async def begin_stream(gateway) -> RawClient:
+    client = await RawClient.open(gateway.port)
+    await client.send(request(STREAM))
+    assert (await soon(client.read_head()))[0] == 200
+    assert await soon(client.read_chunk()) == delta("first")
+    return client
+
+
+async def test_idle_connections_are_closed_and_the_drain_ends(gateway):
+    fresh, used = [await RawClient.open(gateway.port) for _ in range(2)]
+    assert (await used.ask(CHAT)).status == 200
+    started = time.monotonic()
+    await soon(draining(gateway))
+    assert time.monotonic() - started < 3
+    assert await soon(fresh.at_end())
+    assert await soon(used.at_end())
+    assert not gateway.parts.connections
+    fresh.close()
+    used.close()
+
+
+async def test_a_drained_worker_accepts_nobody(gateway):
+    await soon(draining(gateway))
+    with pytest.raises(OSError):
+        await RawClient.open(gateway.port)
+
+
+async def test_a_running_stream_ends_whole_and_its_connection_is_closed(gateway, held):
+    client = await begin_stream(gateway)
+    drain = draining(gateway)
+    await until(lambda: gateway.parts.draining)
+    held.go_on.set()
+    body = b""
+    while piece := await soon(client.read_chunk()):
+        body += piece
+    assert body == delta("last") + DONE
+    assert await soon(client.at_end())
+    await soon(drain)
+    [record] = gateway.records()
+    assert (record.status, record.ended) == (200, "complete")
+    client.close()
+
+
+async def test_a_request_on_a_kept_connection_is_answered_with_a_close(gateway):
+    client = await RawClient.open(gateway.port)
+    assert "connection" not in (await client.ask(CHAT)).headers
+    drain = draining(gateway)
+    await until(lambda: gateway.parts.draining)
+    answer = await soon(client.ask(CHAT))
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await soon(client.at_end())
+    await soon(drain)
+    client.close()
+
+
+async def test_a_request_that_is_being_sent_is_still_answered(gateway):
+    client = await RawClient.open(gateway.port)
+    whole = request(CHAT)
+    await client.send(whole[:40])
+    await until(lambda: any(one._request is not None for one in gateway.parts.connections))
+    drain = draining(gateway)
+    await until(lambda: gateway.parts.draining)
+    await client.send(whole[40:])
+    answer = await soon(client.read_answer())
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    await soon(drain)
+    client.close()
+
+
+async def test_a_request_behind_a_running_stream_gets_its_answer_too(gateway, held):
+    client = await begin_stream(gateway)
+    drain = draining(gateway)
+    await until(lambda: gateway.parts.draining)
+    await client.send(request(None, "/health", method="GET"))
+    held.go_on.set()
+    while await soon(client.read_chunk()):
+        pass
+    answer = await soon(client.read_answer())
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    await soon(drain)
+    client.close()
+
+
+async def test_what_still_runs_at_the_limit_is_cut_and_counted_as_aborted(gateway, held, upstream):
+    client = await begin_stream(gateway)
+    started = time.monotonic()
+    await soon(draining(gateway, drain_s=0.3))
+    assert 0.2 < time.monotonic() - started < 2
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await soon(client.read_chunk())
+    await until(lambda: not gateway.parts.connections)
+    [record] = gateway.records()
+    assert (record.ended, record.completion_tokens > 0) == ("aborted", True)
+    assert all(one.in_flight == 0 for one in gateway.parts.table.services["svc-1"].replicas)
+    client.close()
+
+
+async def test_a_caller_that_reads_nothing_does_not_hold_the_drain_beyond_its_limit(gateway, upstream):
+    async def script(received, line):
+        await line.send(STREAM_HEAD)
+        while True:
+            await line.send(chunk(delta("x" * 60_000)))
+
+    upstream.script = script
+    client = RawClient(*await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024))
+    await client.send(request(STREAM))
+    await until(lambda: any(one._write_paused for one in gateway.parts.connections))
+    await soon(draining(gateway, drain_s=0.3))
+    await until(lambda: not gateway.parts.connections)
+    client.close()
+
+
+async def test_a_relayed_answer_that_runs_ends_whole(gateway):
+    control = FakePublicSocket(Path(gateway.parts.public_socket))
+    await control.start()
+    go_on = asyncio.Event()
+
+    async def script(relayed):
+        await relayed.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        await go_on.wait()
+        await relayed.send(b"cd")
+
+    control.script = script
+    client = await RawClient.open(gateway.port)
+    await client.send(request(None, "/manage/v1/x", method="GET"))
+    await soon(client.read_head())
+    drain = draining(gateway)
+    await until(lambda: gateway.parts.draining)
+    go_on.set()
+    assert await soon(client.reader.readexactly(4)) == b"abcd"
+    assert await soon(client.at_end())
+    await soon(drain)
+    await control.stop()
+    client.close()
+
+
+# --- the real process
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class GatewayProcess:
+    """`python -m mooring.app gateway` and a scripted control's feed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.settings = settings_module.load({}, data_dir=folder, port=self.port, drain_s=5.0, slots=256)
+        self.control = FakeFeed(self.settings.run_dir / "feed.sock")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, *rows) -> None:
+        if rows:
+            await self.control.start()
+        self.spawn()
+        if rows:
+            await self.control.dialled()
+            self.control.full(1, rows)
+            await self.control.acknowledged(1)
+        await until(self.answers, 20)
+
+    def spawn(self) -> None:
+        environ = {**os.environ, **settings_module.environment(self.settings)}
+        self.process = subprocess.Popen([sys.executable, "-m", "mooring.app", "gateway"], env=environ)
+
+    def answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "the gateway has ended"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def terminate(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    async def ended(self) -> int:
+        assert self.process is not None
+        process = self.process
+        await until(lambda: process.poll() is not None, 10)
+        return process.returncode
+
+    async def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        await self.control.stop()
+
+
+@pytest.fixture
+async def process(folder):
+    process = GatewayProcess(folder)
+    yield process
+    await process.stop()
+
+
+async def test_at_sigterm_a_worker_ends_its_streams_delivers_its_journal_and_leaves_nothing(
+    process, upstream, held, folder
+):
+    await process.start(key_row(), service_row(upstream.address), endpoint_row())
+    idle = await RawClient.open(process.port)
+    client = await begin_stream(process)
+    process.terminate()
+    assert await soon(idle.at_end())
+    assert process.process.poll() is None
+    held.go_on.set()
+    while await soon(client.read_chunk()):
+        pass
+    assert await process.ended() == 0
+    [record] = process.control.store.records.values()
+    assert (record.status, record.ended) == (200, "complete")
+    assert not any(one.is_dir() for one in (folder / "journal").iterdir())
+    idle.close()
+    client.close()
+
+
+async def test_a_worker_killed_in_a_stream_leaves_a_record_to_its_successor(process, upstream, held, folder):
+    await process.start(key_row(), service_row(upstream.address), endpoint_row())
+    client = await begin_stream(process)
+    process.process.kill()
+    process.process.wait()
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await soon(client.read_chunk())
+    client.close()
+    process.spawn()
+    await until(lambda: bool(process.control.store.records), 10)
+    [record] = process.control.store.records.values()
+    assert (record.ended, record.estimated, record.completion_tokens > 0) == ("aborted", True, True)
+    process.terminate()
+    assert await process.ended() == 0
+
+
+async def test_a_worker_starts_and_stops_without_control(process):
+    await process.start()
+    client = await RawClient.open(process.port)
+    answer = await soon(client.ask(CHAT))
+    assert answer.status == 503
+    assert answer.headers["retry-after"]
+    client.close()
+    process.terminate()
+    assert await process.ended() == 0
