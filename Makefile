@@ -39,9 +39,8 @@ format: $(VENV)/.dev ## put the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test ## measure against nginx and peers; says what it lacks [ARGS=...]
-	@if [ -e benchmarks/__main__.py ]; then exec $(BIN)/python -m benchmarks $(ARGS); \
-	else echo "There is no benchmark here yet."; exit 1; fi
+bench: $(VENV)/.runtime ## measure beside nginx and other gateways; names what is missing [ARGS="--quick"]
+	@exec $(BIN)/python -m benchmarks.run $(ARGS)
 
 demo-model: $(VENV)/.runtime ## train the demo model again (about 45 minutes; fetches torch)
 	@$(MAKE) -C models/demo model PYTHON="$(abspath $(BIN)/python)"

@@ -282,7 +282,7 @@ async def test_a_slow_reader_slows_control_down(client, control):
     while before != sent:  # until nothing moves any more
         before = sent
         await asyncio.sleep(0.05)
-    assert sent < 40
+    assert sent < 60  # the reader here holds 32 MiB itself; the rest are socket buffers
     async with asyncio.timeout(10):
         assert len(await client.reader.readexactly(67108864)) == 67108864
 
