@@ -86,16 +86,30 @@ async def held(upstream):
     held.go_on.set()
 
 
-async def begin_stream(gateway) -> RawClient:
-    client = await RawClient.open(gateway.port)
+@pytest.fixture
+async def dial():
+    """Opens connections to the gateway and closes them after the test."""
+    opened: list[RawClient] = []
+
+    async def one(port: int, limit: int = 1 << 24) -> RawClient:
+        opened.append(RawClient(*await asyncio.open_connection("127.0.0.1", port, limit=limit)))
+        return opened[-1]
+
+    yield one
+    for client in opened:
+        client.reset()
+
+
+async def begin_stream(dial, gateway) -> RawClient:
+    client = await dial(gateway.port)
     await client.send(request(STREAM))
     assert (await soon(client.read_head()))[0] == 200
     assert await soon(client.read_chunk()) == delta("first")
     return client
 
 
-async def test_idle_connections_are_closed_and_the_drain_ends(gateway):
-    fresh, used = [await RawClient.open(gateway.port) for _ in range(2)]
+async def test_idle_connections_are_closed_and_the_drain_ends(dial, gateway):
+    fresh, used = [await dial(gateway.port) for _ in range(2)]
     assert (await used.ask(CHAT)).status == 200
     started = time.monotonic()
     await soon(draining(gateway))
@@ -103,18 +117,16 @@ async def test_idle_connections_are_closed_and_the_drain_ends(gateway):
     assert await soon(fresh.at_end())
     assert await soon(used.at_end())
     assert not gateway.parts.connections
-    fresh.close()
-    used.close()
 
 
-async def test_a_drained_worker_accepts_nobody(gateway):
+async def test_a_drained_worker_accepts_nobody(dial, gateway):
     await soon(draining(gateway))
     with pytest.raises(OSError):
-        await RawClient.open(gateway.port)
+        await dial(gateway.port)
 
 
-async def test_a_running_stream_ends_whole_and_its_connection_is_closed(gateway, held):
-    client = await begin_stream(gateway)
+async def test_a_running_stream_ends_whole_and_its_connection_is_closed(dial, gateway, held):
+    client = await begin_stream(dial, gateway)
     drain = draining(gateway)
     await until(lambda: gateway.parts.draining)
     held.go_on.set()
@@ -126,11 +138,10 @@ async def test_a_running_stream_ends_whole_and_its_connection_is_closed(gateway,
     await soon(drain)
     [record] = gateway.records()
     assert (record.status, record.ended) == (200, "complete")
-    client.close()
 
 
-async def test_a_request_on_a_kept_connection_is_answered_with_a_close(gateway):
-    client = await RawClient.open(gateway.port)
+async def test_a_request_on_a_kept_connection_is_answered_with_a_close(dial, gateway):
+    client = await dial(gateway.port)
     assert "connection" not in (await client.ask(CHAT)).headers
     drain = draining(gateway)
     await until(lambda: gateway.parts.draining)
@@ -138,11 +149,10 @@ async def test_a_request_on_a_kept_connection_is_answered_with_a_close(gateway):
     assert (answer.status, answer.headers["connection"]) == (200, "close")
     assert await soon(client.at_end())
     await soon(drain)
-    client.close()
 
 
-async def test_a_request_that_is_being_sent_is_still_answered(gateway):
-    client = await RawClient.open(gateway.port)
+async def test_a_request_that_is_being_sent_is_still_answered(dial, gateway):
+    client = await dial(gateway.port)
     whole = request(CHAT)
     await client.send(whole[:40])
     await until(lambda: any(one._request is not None for one in gateway.parts.connections))
@@ -152,11 +162,10 @@ async def test_a_request_that_is_being_sent_is_still_answered(gateway):
     answer = await soon(client.read_answer())
     assert (answer.status, answer.headers["connection"]) == (200, "close")
     await soon(drain)
-    client.close()
 
 
-async def test_a_request_behind_a_running_stream_gets_its_answer_too(gateway, held):
-    client = await begin_stream(gateway)
+async def test_a_request_behind_a_running_stream_gets_its_answer_too(dial, gateway, held):
+    client = await begin_stream(dial, gateway)
     drain = draining(gateway)
     await until(lambda: gateway.parts.draining)
     await client.send(request(None, "/health", method="GET"))
@@ -166,11 +175,10 @@ async def test_a_request_behind_a_running_stream_gets_its_answer_too(gateway, he
     answer = await soon(client.read_answer())
     assert (answer.status, answer.headers["connection"]) == (200, "close")
     await soon(drain)
-    client.close()
 
 
-async def test_what_still_runs_at_the_limit_is_cut_and_counted_as_aborted(gateway, held, upstream):
-    client = await begin_stream(gateway)
+async def test_what_still_runs_at_the_limit_is_cut_and_counted_as_aborted(dial, gateway, held, upstream):
+    client = await begin_stream(dial, gateway)
     started = time.monotonic()
     await soon(draining(gateway, drain_s=0.3))
     assert 0.2 < time.monotonic() - started < 2
@@ -180,25 +188,23 @@ async def test_what_still_runs_at_the_limit_is_cut_and_counted_as_aborted(gatewa
     [record] = gateway.records()
     assert (record.ended, record.completion_tokens > 0) == ("aborted", True)
     assert all(one.in_flight == 0 for one in gateway.parts.table.services["svc-1"].replicas)
-    client.close()
 
 
-async def test_a_caller_that_reads_nothing_does_not_hold_the_drain_beyond_its_limit(gateway, upstream):
+async def test_a_caller_that_reads_nothing_does_not_hold_the_drain_beyond_its_limit(dial, gateway, upstream):
     async def script(received, line):
         await line.send(STREAM_HEAD)
         while True:
             await line.send(chunk(delta("x" * 60_000)))
 
     upstream.script = script
-    client = RawClient(*await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024))
+    client = await dial(gateway.port, 1024)
     await client.send(request(STREAM))
     await until(lambda: any(one._write_paused for one in gateway.parts.connections))
     await soon(draining(gateway, drain_s=0.3))
     await until(lambda: not gateway.parts.connections)
-    client.close()
 
 
-async def test_a_relayed_answer_that_runs_ends_whole(gateway):
+async def test_a_relayed_answer_that_runs_ends_whole(dial, gateway):
     control = FakePublicSocket(Path(gateway.parts.public_socket))
     await control.start()
     go_on = asyncio.Event()
@@ -209,7 +215,7 @@ async def test_a_relayed_answer_that_runs_ends_whole(gateway):
         await relayed.send(b"cd")
 
     control.script = script
-    client = await RawClient.open(gateway.port)
+    client = await dial(gateway.port)
     await client.send(request(None, "/manage/v1/x", method="GET"))
     await soon(client.read_head())
     drain = draining(gateway)
@@ -219,7 +225,6 @@ async def test_a_relayed_answer_that_runs_ends_whole(gateway):
     assert await soon(client.at_end())
     await soon(drain)
     await control.stop()
-    client.close()
 
 
 # --- the real process
@@ -288,11 +293,11 @@ async def process(folder):
 
 
 async def test_at_sigterm_a_worker_ends_its_streams_delivers_its_journal_and_leaves_nothing(
-    process, upstream, held, folder
+    dial, process, upstream, held, folder
 ):
     await process.start(key_row(), service_row(upstream.address), endpoint_row())
-    idle = await RawClient.open(process.port)
-    client = await begin_stream(process)
+    idle = await dial(process.port)
+    client = await begin_stream(dial, process)
     process.terminate()
     assert await soon(idle.at_end())
     assert process.process.poll() is None
@@ -303,18 +308,15 @@ async def test_at_sigterm_a_worker_ends_its_streams_delivers_its_journal_and_lea
     [record] = process.control.store.records.values()
     assert (record.status, record.ended) == (200, "complete")
     assert not any(one.is_dir() for one in (folder / "journal").iterdir())
-    idle.close()
-    client.close()
 
 
-async def test_a_worker_killed_in_a_stream_leaves_a_record_to_its_successor(process, upstream, held, folder):
+async def test_a_worker_killed_in_a_stream_leaves_a_record_to_its_successor(dial, process, upstream, held, folder):
     await process.start(key_row(), service_row(upstream.address), endpoint_row())
-    client = await begin_stream(process)
+    client = await begin_stream(dial, process)
     process.process.kill()
     process.process.wait()
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await soon(client.read_chunk())
-    client.close()
     process.spawn()
     await until(lambda: bool(process.control.store.records), 10)
     [record] = process.control.store.records.values()
@@ -323,12 +325,11 @@ async def test_a_worker_killed_in_a_stream_leaves_a_record_to_its_successor(proc
     assert await process.ended() == 0
 
 
-async def test_a_worker_starts_and_stops_without_control(process):
+async def test_a_worker_starts_and_stops_without_control(dial, process):
     await process.start()
-    client = await RawClient.open(process.port)
+    client = await dial(process.port)
     answer = await soon(client.ask(CHAT))
     assert answer.status == 503
     assert answer.headers["retry-after"]
-    client.close()
     process.terminate()
     assert await process.ended() == 0

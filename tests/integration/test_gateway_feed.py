@@ -65,6 +65,20 @@ async def upstream():
     await server.stop()
 
 
+@pytest.fixture
+async def dial():
+    """Opens connections to the gateway and closes them after the test."""
+    opened: list[RawClient] = []
+
+    async def one(port: int, limit: int = 1 << 24) -> RawClient:
+        opened.append(RawClient(*await asyncio.open_connection("127.0.0.1", port, limit=limit)))
+        return opened[-1]
+
+    yield one
+    for client in opened:
+        client.reset()
+
+
 class Worker:
     """A gateway with its feed, without a table of its own making."""
 
@@ -157,8 +171,8 @@ async def test_a_full_table_in_many_messages_takes_effect_at_its_commit(worker, 
     assert (await worker.ask("mk-1200")).status == 401
 
 
-async def test_a_delta_adds_a_key_and_another_takes_it_away_also_on_a_kept_connection(served, control):
-    client = await RawClient.open(served.gateway.port)
+async def test_a_delta_adds_a_key_and_another_takes_it_away_also_on_a_kept_connection(dial, served, control):
+    client = await dial(served.gateway.port)
     control.delta(1, 2, key_row("mk-new"))
     await control.acknowledged(2)
     assert [(await client.ask(CHAT, key="mk-new")).status for _ in range(2)] == [200, 200]
@@ -167,7 +181,6 @@ async def test_a_delta_adds_a_key_and_another_takes_it_away_also_on_a_kept_conne
     refused = await client.ask(CHAT, key="mk-new")
     assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
     assert (await client.ask(CHAT)).status == 200
-    client.close()
 
 
 async def test_a_disabled_key_and_a_changed_one_take_effect_at_once(served, control):
@@ -239,8 +252,8 @@ async def test_a_full_set_that_breaks_off_leaves_the_table_as_it_was(served, con
     assert [(await served.ask(key)).status for key in ("mk-test", "mk-new")] == [200, 401]
 
 
-async def test_a_new_epoch_replaces_everything_and_running_connections_go_on(served, control, upstream):
-    client = await RawClient.open(served.gateway.port)
+async def test_a_new_epoch_replaces_everything_and_running_connections_go_on(dial, served, control, upstream):
+    client = await dial(served.gateway.port)
     assert (await client.ask(CHAT)).status == 200
     pepper = b"q" * 32
     row = Row("key", "key-mk-test", key_row().data, (key_digest("mk-test", pepper),))
@@ -248,7 +261,6 @@ async def test_a_new_epoch_replaces_everything_and_running_connections_go_on(ser
     await until(lambda: served.parts.table.epoch == "restored")
     assert (await client.ask(CHAT)).status == 200
     assert upstream.connections == 1  # an unchanged replica keeps its connections
-    client.close()
     control.hang_up()
     assert (await control.dialled(2)).epoch == "restored"
 
@@ -341,7 +353,7 @@ async def test_records_are_pushed_and_acknowledged(served, control):
     await until(lambda: not served.parts.journal.unacknowledged)
 
 
-async def test_records_that_were_not_acknowledged_are_pushed_again_after_a_new_dial(served, control):
+async def test_records_that_were_not_acknowledged_are_pushed_again_after_a_new_dial(dial, served, control):
     control.ingesting = False
     ids = {(await served.ask()).headers["x-request-id"] for _ in range(5)}
     await until(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,7 +15,7 @@ from mooring.testing.feed_server import until
 from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
 from mooring.testing.public_socket import FakePublicSocket
 from mooring.testing.raw_client import CHAT, RawClient, request
-from mooring.testing.upstream import ScriptedUpstream, chat_answer, json_response
+from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -513,3 +515,75 @@ async def test_a_caller_that_does_not_read_its_whole_answer_is_cut_off(unread, c
     await caller.send(GET if kind == "relayed" else request(CHAT))
     await until(lambda: connection.transport.get_write_buffer_size() > 0)
     await until(lambda: connection.closed, 9)  # send_timeout_s is 0.3, looked at within 5 s
+
+
+# --- nothing piles up
+
+
+async def test_after_many_callers_left_in_the_middle_nothing_is_left_behind(gateway, control, upstream):
+    async def stream(received, line):
+        await line.send(STREAM_HEAD + chunk(delta("a")))
+        await line.closed.wait()
+
+    async def relayed(one):
+        await one.send(CHUNKED + b"1\r\na\r\n")
+        await one.left()
+
+    upstream.script, control.script = stream, relayed
+    asked = [request({**CHAT, "stream": True}), GET, request(CHAT)[:-3], GET[:20]]
+
+    async def ask_and_leave(number: int) -> None:
+        caller = await RawClient.open(gateway.port)
+        await caller.send(asked[number % 4])
+        if number % 4 < 2:
+            await soon(caller.read_chunk() if number % 8 < 2 else caller.read_head())
+        caller.reset()
+
+    async def all_gone() -> None:
+        await until(lambda: not gateway.parts.connections and upstream.open == control.open == 0)
+
+    await ask_and_leave(0)
+    await all_gone()
+    before = len(os.listdir("/proc/self/fd"))
+    for start in range(0, 200, 20):
+        await asyncio.gather(*(ask_and_leave(start + number) for number in range(20)), return_exceptions=True)
+    await all_gone()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    assert [one.in_flight for one in gateway.parts.table.services["svc-1"].replicas] == [0]
+    assert gateway.parts.body_bytes == 0
+    assert {record.ended for record in gateway.records()} == {"aborted"}
+    gc.collect()
+    assert gc.garbage == []
+
+
+async def test_a_connection_too_many_is_told_so_and_a_free_place_is_used_again(gateway, control):
+    gateway.parts.max_connections = 3
+    held = [await RawClient.open(gateway.port) for _ in range(3)]
+    await until(lambda: len(gateway.parts.connections) == 3)
+    refused = await RawClient.open(gateway.port)
+    answer = await soon(refused.read_answer())
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert answer.headers["retry-after"]
+    assert await soon(refused.at_end())
+    held.pop().close()
+    await until(lambda: len(gateway.parts.connections) == 2)
+    held.append(await RawClient.open(gateway.port))
+    assert (await soon(held[-1].ask(None, "/x", method="GET"))).status == 200
+    for one in (*held, refused):
+        one.close()
+
+
+async def test_headers_that_the_caller_names_as_meant_for_us_only_go_no_further(client, control):
+    await client.send(GET[:-2] + b"Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nX-Other: 2\r\n\r\n")
+    await soon(client.read_answer())
+    [relayed] = control.received
+    assert (relayed.values("x-hop"), relayed.values("x-other")) == ([], ["2"])
+
+
+async def test_naming_a_header_in_connection_does_not_take_the_credential_away(client, control):
+    await client.send(GET[:-2] + b"Connection: X-Forwarded-For, Host\r\nAuthorization: Basic YTpi\r\n\r\n")
+    await soon(client.read_answer())
+    [relayed] = control.received
+    assert relayed.values("x-forwarded-for") == ["127.0.0.1"]
+    assert relayed.values("host") == ["here:1"]
+    assert relayed.values("authorization") == ["Basic YTpi"]

@@ -145,6 +145,10 @@ class Requests(RuleBasedStateMachine):
     def a_connection_breaks(self, data: st.DataObject, error: Exception | None) -> None:
         transport_of(data.draw(st.sampled_from(self._open()))).break_off(error)
 
+    @rule(ready=st.one_of(st.just(()), st.tuples(st.booleans(), st.booleans())))
+    def the_table_changes(self, ready: tuple[bool, ...]) -> None:
+        self.stage.change(*ready)
+
     @rule()
     def the_loop_turns(self) -> None:
         self.stage.turn(3)
@@ -278,10 +282,23 @@ STATES = {
 
 
 @pytest.fixture
-def one_slot():
-    made = Stage(1)
-    yield made
-    made.close()
+def make_stage():
+    made: list[Stage] = []
+
+    def make(*slots: int, engine: str = "external") -> Stage:
+        made.append(Stage(*slots, engine=engine))
+        return made[-1]
+
+    yield make
+    for stage in made:
+        for exchange in stage.exchanges:
+            exchange.client_gone()
+        stage.close()
+
+
+@pytest.fixture
+def one_slot(make_stage):
+    return make_stage(1)
 
 
 @pytest.mark.parametrize("event", EVENTS)
@@ -325,11 +342,63 @@ def test_every_state_can_end_and_the_end_is_the_end():
 
 
 @pytest.fixture
-def stage():
-    made = Stage(0, 0)
+def stage(make_stage):
+    made = make_stage(0, 0)
     yield made
-    made.close()
+    made.turn()
     assert not made.problems
+
+
+def answer_one(stage: Stage) -> None:
+    """Let one request of the first replica be answered whole."""
+    pool = stage.pools[0]
+    if pool.open_dials:
+        pool.connected()
+        stage.turn()
+    next(one for one in pool.connections if one.sink is not None).data_received(SAID["whole answer"])
+    stage.turn()
+
+
+def test_who_waits_gets_the_next_free_place_in_the_order_of_coming(one_slot):
+    requests = [one_slot.start(stream=False) for _ in range(5)]
+    one_slot.turn()
+    assert [one.state for one in requests] == [CONNECTING, CONNECTING, WAITING, WAITING, WAITING]
+    for waiting in (2, 1):
+        answer_one(one_slot)
+        requests.append(one_slot.start(stream=False))  # a newcomer does not go before those who came earlier
+        assert [one.state == WAITING for one in requests[2:]].index(True) == 3 - waiting
+        assert requests[-1].state == WAITING
+    for _ in range(5):
+        answer_one(one_slot)
+    assert [client.status for client in one_slot.clients] == [200] * 7
+    assert not one_slot.parts.waiting.occupied("svc-1")
+
+
+def test_who_leaves_the_line_gives_no_place_away_and_takes_none(one_slot):
+    requests = [one_slot.start() for _ in range(4)]
+    requests[2].client_gone()
+    one_slot.turn()
+    assert one_slot.replicas[0].in_flight == 2
+    requests[0].client_gone()
+    one_slot.turn()
+    assert requests[3].state == CONNECTING
+    assert one_slot.replicas[0].in_flight == 2
+
+
+def test_who_waits_is_refused_when_the_service_goes(one_slot):
+    for _ in range(4):
+        one_slot.start()
+    one_slot.change()
+    one_slot.turn()
+    assert [client.status for client in one_slot.clients] == [0, 0, 503, 503]
+
+
+def test_a_full_replica_is_passed_over_while_another_has_room(make_stage):
+    stage = make_stage(1, 8)
+    requests = [stage.start() for _ in range(18)]
+    stage.turn()
+    assert [replica.in_flight for replica in stage.replicas] == [2, 16]
+    assert [one.state for one in requests].count(WAITING) == 0
 
 
 def test_a_connection_that_comes_late_goes_to_the_pool_and_not_to_the_request(stage):
@@ -454,8 +523,8 @@ def test_a_caller_of_steps_may_leave_before_the_first(stage):
     assert exchange.state == DONE
 
 
-def test_an_answer_in_steps_that_can_not_be_read_ends_the_request():
-    stage = Stage(0, engine="llamacpp")
+def test_an_answer_in_steps_that_can_not_be_read_ends_the_request(make_stage):
+    stage = make_stage(0, engine="llamacpp")
     exchange = stage.start("tokenize", stream=False, stepwise=True)
     stage.turn()
     connection = stage.pools[0].connected()
@@ -464,4 +533,3 @@ def test_an_answer_in_steps_that_can_not_be_read_ends_the_request():
     stage.turn()
     assert exchange.state == DONE
     assert stage.clients[0].status == 502
-    stage.close()

@@ -254,7 +254,11 @@ def test_a_replica_that_is_no_longer_ready_stays_the_same_replica(table):
 
 @pytest.mark.parametrize(
     "entry",
-    [ReplicaEntry("rep-0", B, None, True), ReplicaEntry("rep-0", A, "sk-new", True), ReplicaEntry("rep-9", A, None, True)],
+    [
+        ReplicaEntry("rep-0", B, None, True),
+        ReplicaEntry("rep-0", A, "sk-new", True),
+        ReplicaEntry("rep-9", A, None, True),
+    ],
     ids=["another address", "another credential", "another replica"],
 )
 def test_what_is_another_replica_gets_connections_of_its_own_and_the_old_ones_are_closed(table, entry):
@@ -305,11 +309,17 @@ ROWS = st.lists(
     st.one_of(
         st.builds(lambda n, on: key_row(f"mk-{n}", enabled=on), st.integers(0, 3), st.booleans()),
         st.builds(lambda n: Row("key", f"key-mk-{n}", None), st.integers(0, 3)),
-        st.builds(lambda n, addresses: service_row(addresses, id=f"svc-{n}", name=f"s{n}"), st.integers(0, 2),
-                  st.lists(st.sampled_from([A, B]), max_size=2)),
+        st.builds(
+            lambda n, addresses: service_row(addresses, id=f"svc-{n}", name=f"s{n}"),
+            st.integers(0, 2),
+            st.lists(st.sampled_from([A, B]), max_size=2),
+        ),
         st.builds(lambda n: Row("service", f"svc-{n}", None), st.integers(0, 2)),
-        st.builds(lambda n, s: endpoint_row(id=f"ep-{n}", targets=(TargetEntry(f"svc-{s}", 1),)), st.integers(0, 2),
-                  st.integers(0, 2)),
+        st.builds(
+            lambda n, s: endpoint_row(id=f"ep-{n}", targets=(TargetEntry(f"svc-{s}", 1),)),
+            st.integers(0, 2),
+            st.integers(0, 2),
+        ),
         st.builds(lambda n: Row("endpoint", f"ep-{n}", None), st.integers(0, 2)),
     ),
     max_size=30,

@@ -21,10 +21,11 @@ class Item:
         self.deadline = deadline
         self.closed = False
         self.fired: list[float] = []
-        self.looked = 0
+        self.early = False
 
     def on_deadline(self, now: float) -> None:
         self.fired.append(now)
+        self.early = self.early or now < self.deadline
         self.deadline = math.inf
 
 
@@ -152,12 +153,9 @@ def test_whatever_moves_however_the_clock_jumps_each_item_fires_once_and_not_ear
             moved = items[index % len(items)]
             if not moved.fired:
                 moved.deadline = wheel.now + wait
-        for item in items:
-            assert not item.fired or item.deadline == math.inf
-            # whoever is overdue by more than the coarseness should have been looked at
-            assert item.fired or item.deadline + HORIZON_S + BUCKET_S + tick >= wheel.now or tick > 1
     turn_until(wheel, wheel.now + 40)
     assert [len(item.fired) for item in items] == [1] * len(items)
+    assert not any(item.early for item in items)
 
 
 def test_a_bug_behind_one_deadline_stops_neither_the_others_nor_the_wheel(loop, caplog):
