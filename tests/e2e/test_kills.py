@@ -20,9 +20,15 @@ CONTROL_BACK_S = 15.0
 
 
 @pytest.fixture(scope="module")
-def ledger() -> Ledger:
-    """Return one ledger for the whole module: what a later kill does to earlier records shows too."""
-    return Ledger()
+def all_ledgers() -> list[Ledger]:
+    return []
+
+
+@pytest.fixture
+def ledger(all_ledgers: list[Ledger]) -> Ledger:
+    """Return a new ledger that is also looked at once more after all the kills."""
+    all_ledgers.append(Ledger())
+    return all_ledgers[-1]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +133,7 @@ async def test_a_killed_worker_under_load_loses_no_record(platform: Platform, le
 
 
 async def test_while_control_is_dead_every_request_is_answered(platform: Platform, ledger: Ledger) -> None:
-    engine, broken = platform.identity()["pid"], len(ledger.broken)
+    engine = platform.identity()["pid"]
     async with busy(platform, ledger):
         await hear_some(ledger)
         control = platform.kill("control")[0]
@@ -136,7 +142,7 @@ async def test_while_control_is_dead_every_request_is_answered(platform: Platfor
         managed = lambda: platform.call("GET", "/manage/v1/endpoints").status == 200  # noqa: E731
         await until_async(lambda: asyncio.get_running_loop() and managed(), "management", CONTROL_BACK_S)
         await hear_some(ledger)
-    assert len(ledger.broken) == broken, ledger.broken[broken:]
+    assert ledger.broken == []
     assert platform.identity()["pid"] == engine and platform.pids("engine") == [engine]
     check_usage(platform, ledger)
 
@@ -197,6 +203,24 @@ async def test_engines_without_a_supervisor_end_by_themselves(make_platform: Mak
     assert platform.process
     await asyncio.to_thread(platform.process.wait, 10)
     await until_async(lambda: not platform.processes(), "the end of the engine", 15.0)
+
+
+async def test_a_stream_is_complete_with_its_done_even_if_the_upstream_breaks_off_behind_it(
+    platform: Platform, make_upstream: MakeUpstream, ledger: Ledger
+) -> None:
+    upstream = make_upstream(chunks=3, hangs_up=True)
+    platform.create("external-services", "abrupt", {"urls": [upstream.url], "servedModel": upstream.name})
+    await until_async(lambda: platform.chat(model="abrupt").status == 200, "the external service")
+    async with platform.client() as client:
+        heard = await ask(client, ledger, long_chat(platform, "abrupt"))
+    assert (heard.complete, heard.error, heard.usage) == (True, "", (7, 3))
+    check_usage(platform, ledger)
+
+
+def test_after_all_this_every_record_is_still_there_once(platform: Platform, all_ledgers: list[Ledger]) -> None:
+    everything = Ledger([heard for ledger in all_ledgers for heard in ledger.heard])
+    assert everything.answered > 200
+    check_usage(platform, everything)
 
 
 def test_after_all_this_it_stops_in_order(platform: Platform) -> None:

@@ -17,6 +17,7 @@ class Upstream:
 
     name: str = "elsewhere"
     chunks: int = 100  # of each stream, one every CHUNK_S
+    hangs_up: bool = False  # right behind the last event, instead of ending the body
     calls: list[dict[str, Any]] = field(default_factory=list)  # {"authorization", "body"}
     url: str = ""
     _loop: asyncio.AbstractEventLoop | None = None
@@ -93,6 +94,8 @@ class Upstream:
         usage = {"prompt_tokens": 7, "completion_tokens": self.chunks, "total_tokens": 7 + self.chunks}
         self._event(writer, {**base, "choices": [], "usage": usage})
         self._chunk(writer, b"data: [DONE]\n\n")
+        if self.hangs_up:
+            raise ConnectionAbortedError
         self._chunk(writer, b"")
         await writer.drain()
 

@@ -535,9 +535,13 @@ async def test_after_many_callers_left_in_the_middle_nothing_is_left_behind(gate
     async def ask_and_leave(number: int) -> None:
         caller = await RawClient.open(gateway.port)
         await caller.send(asked[number % 4])
-        if number % 4 < 2:
-            await soon(caller.read_chunk() if number % 8 < 2 else caller.read_head())
-        caller.reset()
+        try:
+            if number % 4 < 2:
+                await soon(caller.read_head())
+            if number % 8 < 2:
+                await soon(caller.read_chunk())
+        finally:
+            caller.reset()
 
     async def all_gone() -> None:
         await until(lambda: not gateway.parts.connections and upstream.open == control.open == 0)
@@ -546,7 +550,7 @@ async def test_after_many_callers_left_in_the_middle_nothing_is_left_behind(gate
     await all_gone()
     before = len(os.listdir("/proc/self/fd"))
     for start in range(0, 200, 20):
-        await asyncio.gather(*(ask_and_leave(start + number) for number in range(20)), return_exceptions=True)
+        await asyncio.gather(*(ask_and_leave(start + number) for number in range(20)))
     await all_gone()
     assert len(os.listdir("/proc/self/fd")) <= before + 2
     assert [one.in_flight for one in gateway.parts.table.services["svc-1"].replicas] == [0]

@@ -29,6 +29,11 @@ class Replica:
         self.blocked_until = 0.0
         self._failures = 0
 
+    @property
+    def load(self) -> float:
+        """Requests in flight, per slot where slots are known."""
+        return self.in_flight / (self.entry.slots or 1)
+
     def full(self, workers: int) -> bool:
         """True when one more request would only wait inside the engine. `workers`: gateway workers that share it."""
         slots = self.entry.slots
@@ -103,11 +108,15 @@ class Target:
             return random.choices([service for service, _ in live], [weight for _, weight in live])[0]
         if not self._services:
             raise NotReady("No service stands behind this endpoint.", next_step="Point the endpoint at a service.")
-        return max(zip(self._weights, range(len(self._services)), self._services, strict=True))[2]
+        # Nobody can answer now: name the heaviest that may soon, before one that is switched off.
+        ranked = zip(self._services, self._weights, strict=True)
+        return max(ranked, key=lambda pair: (pair[0].entry.enabled, pair[1]))[0]
 
 
 def choose_replica(service: Service, excluded: Collection[str], now: float) -> Replica:
-    """Return the ready replica with the least requests in flight, passing over failing ones while others exist.
+    """Return the ready replica with the least load, passing over failing ones while others exist.
+
+    Load is requests in flight, per slot where slots are known: small and large replicas fill up together.
 
     `excluded` holds ids of replicas already tried for this request; `now` is monotonic seconds.
 
@@ -125,7 +134,7 @@ def choose_replica(service: Service, excluded: Collection[str], now: float) -> R
         if replica.blocked_until > now:
             if resting is None or replica.blocked_until < resting.blocked_until:
                 resting = replica
-        elif best is None or replica.in_flight < best.in_flight:
+        elif best is None or replica.load < best.load:
             best = replica
     chosen = best or resting
     if chosen is None:

@@ -40,6 +40,7 @@ class Table:
         self.projects: dict[str, ProjectEntry] = {}
         self.services: dict[str, Service] = {}
         self.endpoints: dict[str, EndpointEntry] = {}
+        self._renewed: list[tuple[Replica, ReplicaEntry]] = []  # of replicas taken over, until the swap
         self._keys: dict[bytes, bytes | KeyEntry] = {}
         self._key_digests: dict[str, tuple[bytes, ...]] = {}
         self._resolved: dict[tuple[str, str], Target] = {}  # (key id, model) → what it stands for; cleared by changes
@@ -167,22 +168,32 @@ class Table:
         known = {replica.entry.id: replica for replica in source.replicas} if source is not None else {}
         replicas: list[Replica] = []
         if entry is not None:
-            replicas = [self._replica(wanted, known.get(wanted.id)) for wanted in entry.replicas]
+            live = previous is None
+            replicas = [self._replica(wanted, known.get(wanted.id), live) for wanted in entry.replicas]
             self.services[row.id] = Service(entry, replicas)
         if old is not None:
             for replica in old.replicas:
                 if replica not in replicas:
                     replica.pool.close()
 
-    def _replica(self, wanted: ReplicaEntry, known: Replica | None) -> Replica:
-        """Return the live replica for an entry; one at the same address with the same key keeps its connections."""
+    def _replica(self, wanted: ReplicaEntry, known: Replica | None, live: bool) -> Replica:
+        """Return the live replica for an entry; one at the same address with the same key keeps its connections.
+
+        A table that is still being built (not `live`) leaves it as it is until the swap: it may be given up.
+        """
         if known is None or (known.entry.address, known.entry.key) != (wanted.address, wanted.key):
             return Replica(wanted, Pool(wanted, self._loop))
-        known.entry = wanted
+        if live:
+            known.entry = wanted
+        else:
+            self._renewed.append((known, wanted))
         return known
 
     def retire(self, old: Table) -> None:
-        """Close the connections of the replaced table's replicas that this one did not take over."""
+        """Take the place of `old`: renew the replicas taken over, close the connections of the others."""
+        for replica, entry in self._renewed:
+            replica.entry = entry
+        self._renewed.clear()
         mine = {id(replica) for service in self.services.values() for replica in service.replicas}
         for service in old.services.values():
             for replica in service.replicas:

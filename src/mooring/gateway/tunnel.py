@@ -53,6 +53,17 @@ def check_target(target: bytes) -> None:
         )
 
 
+def _named_in_connection(request: Request) -> set[bytes]:
+    """Headers that the caller means for this connection only (RFC 9110 §7.6.1); never what decides who asks whom."""
+    named = {
+        token.strip().lower()
+        for name, value in request.head.headers
+        if name.lower() == b"connection"
+        for token in value.split(b",")
+    }
+    return named - {b"host", b"authorization", b"cookie", b"content-type"}
+
+
 class Tunnel(asyncio.Protocol):
     """One relayed request."""
 
@@ -118,12 +129,11 @@ class Tunnel(asyncio.Protocol):
     def _head(self, client: ClientConnection) -> bytes:
         request = self._request
         lines = [b"%b %b HTTP/1.1\r\n" % (request.head.method, request.head.target)]
-        host = b""
+        host = request.head.host or b""
+        dropped = _DROPPED | _named_in_connection(request)
         for name, value in request.head.headers:
             lower = name.lower()
-            if lower == b"host":
-                host = value
-            if lower not in _DROPPED and not lower.startswith(b"x-forwarded-"):
+            if lower not in dropped and not lower.startswith(b"x-forwarded-"):
                 lines.append(b"%b: %b\r\n" % (name, value))
         peer = client.transport.get_extra_info("peername") if client.transport is not None else None
         address = str(peer[0]).encode() if isinstance(peer, tuple) else b"unknown"  # pyright: ignore[reportUnknownArgumentType]

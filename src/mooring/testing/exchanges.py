@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import msgspec
+
 from mooring.core.errors import MooringError
 from mooring.core.snapshot import KeyEntry, Limits, ReplicaEntry, ServiceEntry
 from mooring.core.usage import UsageRecord
@@ -220,6 +222,16 @@ class Stage:
         self.exchanges.append(exchange)
         self.clients.append(client)
         return exchange
+
+    def change(self, *ready: bool) -> None:
+        """Take a new row of the service as the feed does: which replicas are ready; without any, it is deleted."""
+        services = self.parts.table.services
+        services.pop(self.entry.id, None)
+        if ready:
+            for replica, one in zip(self.replicas, ready, strict=True):
+                replica.entry = msgspec.structs.replace(replica.entry, ready=one)
+            self.service = services[self.entry.id] = Service(self.entry, list(self.replicas))
+        self.parts.waiting.release_all()
 
     def story(self, exchange: Exchange) -> list[str]:
         """Return what happened to a request, in order: record, head, piece, last, done."""
