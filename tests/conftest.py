@@ -78,6 +78,12 @@ def _lack(request: pytest.FixtureRequest, name: str, reason: str) -> None:
     pytest.skip(f"this machine lacks {name}: {reason}")
 
 
+@pytest.fixture(scope="session")
+def lacks(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Return a function: `lacks("the old SDK", reason)` skips whoever asked, by name, or fails where it is required."""
+    return lambda name, reason: _lack(request, name, reason)
+
+
 @pytest.fixture
 def requires(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Return a function: `requires("curl")` gives the program's path, or skips the test and says so."""

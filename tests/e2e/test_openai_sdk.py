@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,19 @@ def install_old_sdk(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module", params=["newest", "1.40"])
-def sdk(request: pytest.FixtureRequest, shared: Platform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def sdk(
+    request: pytest.FixtureRequest,
+    shared: Platform,
+    tmp_path_factory: pytest.TempPathFactory,
+    lacks: Callable[[str, str], None],
+) -> dict[str, Any]:
     """Return what every call came to, made with one version of the SDK."""
     environment = python_environment()
     if request.param != "newest":
         cache = getattr(request.config, "cache", None)
         folder = (cache.mkdir("mooring-old-openai") if cache else tmp_path_factory.mktemp("old")) / "1.40.0"
         if lack := install_old_sdk(folder):
-            pytest.skip(f"this machine lacks the old OpenAI SDK: {lack}")
+            lacks("old-openai-sdk", lack)
         environment["PYTHONPATH"] = str(folder)
     done = subprocess.run(
         [sys.executable, str(CALLER), f"{shared.url}/v1", shared.key, shared.endpoint],

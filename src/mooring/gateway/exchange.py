@@ -350,7 +350,11 @@ class Exchange:
         if upstream is None:
             return
         name = self._ticket.service.entry.name
-        if self.state == STREAMING:
+        if self.state == STREAMING and self._relay is not None and self._relay.finished:
+            self._settle("complete", 200, self._relay.usage, self._relay.events)
+            self._client.stream(b"", True)
+            self._finish()
+        elif self.state == STREAMING:
             self._break_stream(UpstreamFailed(f"The service {name} broke off in the middle of the answer."))
         elif received or self.state != SENT:
             self._refuse(UpstreamFailed(f"The service {name} broke off before its answer was complete."))

@@ -31,11 +31,12 @@ _decode_any = msgspec.json.Decoder().decode
 class EventRelay:
     """Relays one event stream. `feed` returns what may leave now; `events` counts what has left."""
 
-    __slots__ = ("_held", "_wants_usage", "events", "usage")
+    __slots__ = ("_held", "_last_out", "_wants_usage", "events", "usage")
 
     def __init__(self, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._held = b""
+        self._last_out = b""
         self.events = 0
         self.usage: Usage | None = None
 
@@ -49,7 +50,13 @@ class EventRelay:
         if b'"usage"' in data:
             data = self._read_usage(data)
         self.events += data.count(b"data:")
+        self._last_out = data
         return data
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stream's own end, `[DONE]`, has left: what breaks afterwards is no loss."""
+        return _DONE in self._last_out
 
     def end(self) -> bytes:
         """Return what is left when the upstream has ended."""
