@@ -620,3 +620,23 @@ async def test_ten_thousand_requests_leave_nothing_behind(gateway, upstream):
     )
     assert len({record.request_id for record in gateway.records()}) == 8 * 1080
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 30_000  # KiB, the test's own lists included
+
+
+async def test_who_writes_an_endpoints_name_is_told_its_id(client):
+    answer = await client.ask({**CHAT, "model": "chat"})
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert "ep-1" in answer.error["message"]
+
+
+async def test_a_disabled_service_says_so(client, gateway, upstream):
+    gateway.rows(service_row(upstream.address, enabled=False))
+    answer = await client.ask(CHAT)
+    assert (answer.status, answer.error["code"]) == (400, "service_disabled")
+
+
+async def test_an_endpoint_advertises_the_smallest_context_behind_it(client, gateway, upstream):
+    targets = (TargetEntry("svc-1", 9), TargetEntry("svc-2", 1))
+    gateway.rows(
+        service_row(upstream.address, id="svc-2", name="small", context_length=512), endpoint_row(targets=targets)
+    )
+    assert (await client.ask(None, "/v1/models/ep-1", method="GET")).json["max_model_len"] == 512

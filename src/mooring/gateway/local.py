@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import msgspec
+
 from mooring.core.errors import ModelNotFound, Unavailable
 from mooring.core.snapshot import EndpointEntry, KeyEntry, ServiceEntry
 from mooring.gateway.dialects import openai, openapi
@@ -65,13 +67,17 @@ def answer(operation: str, target: bytes, key: KeyEntry | None, parts: Parts) ->
 
 
 def _served_by(endpoint: EndpointEntry, table: Table) -> ServiceEntry | None:
-    """Return the heaviest service behind an endpoint: its card describes the endpoint."""
+    """Return the heaviest service behind an endpoint: its card describes the endpoint, with the smallest context."""
     found = [
         (target.weight, table.services[target.service].entry)
         for target in endpoint.targets
         if target.service in table.services
     ]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    if not found:
+        return None
+    lengths = [entry.context_length for weight, entry in found if weight > 0 and entry.context_length]
+    heaviest = max(found, key=lambda pair: pair[0])[1]
+    return msgspec.structs.replace(heaviest, context_length=min(lengths, default=0))
 
 
 def _one_model(

@@ -94,7 +94,9 @@ class Target:
         chosen = self._services[0] if len(self._services) == 1 else self._weighted_choice()
         if not chosen.entry.enabled:
             raise EndpointStopped(
-                f"The service {chosen.entry.name} is stopped.", next_step="Start the service or use another one."
+                f"The service {chosen.entry.name} is disabled.",
+                code="service_disabled",
+                next_step="Enable the service or use another one.",
             )
         return chosen
 

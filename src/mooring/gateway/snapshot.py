@@ -111,7 +111,7 @@ class Table:
                 return Target(None, [(service, 1)])
         served = [service for service in own if service.entry.served_model == model]
         if not served:
-            raise _unknown(model)
+            raise self._unknown_name(project, model)
         if len(served) > 1:
             names = ", ".join(sorted(f"{service.entry.name} ({service.entry.id})" for service in served))
             raise AmbiguousModel(
@@ -120,6 +120,16 @@ class Table:
                 next_step="Use one of these service names or ids, or an endpoint id.",
             )
         return Target(None, [(served[0], 1)])
+
+    def _unknown_name(self, project: str, model: str) -> ModelNotFound:
+        for endpoint in self.endpoints.values():
+            if endpoint.name == model and endpoint.project == project:
+                return ModelNotFound(
+                    f"'{model}' is the name of an endpoint; callers use its id.",
+                    param="model",
+                    next_step=f"Put '{endpoint.id}' into 'model'.",
+                )
+        return _unknown(model)
 
     def callable_by(self, key: KeyEntry) -> tuple[list[EndpointEntry], list[ServiceEntry]]:
         """Return the endpoints and directly addressable services this key may call, by age."""
