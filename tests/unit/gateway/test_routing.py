@@ -175,7 +175,7 @@ def test_a_stopped_endpoint_says_so_whatever_stands_behind_it():
 
 def test_a_stopped_service_says_so():
     for services in ([(service(True, enabled=False), 1)], [(service(True, enabled=False), 1)] * 2):
-        with pytest.raises(EndpointStopped, match="svc is stopped"):
+        with pytest.raises(EndpointStopped, match="svc is disabled"):
             Target(endpoint(), services).choose_service()
     with pytest.raises(EndpointStopped):
         Target(None, [(service(True, enabled=False), 1)]).choose_service()
