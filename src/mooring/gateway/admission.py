@@ -211,7 +211,10 @@ def _include_usage(body: bytes, raw: msgspec.Raw, edits: list[Edit]) -> bool:
     if not value:
         edits.append(add_member(body, _INCLUDE_USAGE))
         return False
-    options: Any = _decode_any(value)
+    try:
+        options: Any = _decode_any(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Invalid("'stream_options' can't be read.", param="stream_options") from None
     if options is None:
         edits += replace_value(body, "stream_options", value, b'{"include_usage":true}')
         return False

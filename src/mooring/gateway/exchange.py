@@ -30,7 +30,7 @@ from mooring.gateway.quirks import calls
 from mooring.gateway.relay import event_relay, is_openai_error, upstream_error, whole_answer
 from mooring.gateway.routing import Replica, choose_replica, not_ready
 from mooring.gateway.streams.sse import EventRelay
-from mooring.gateway.streams.usage import Usage, usage_of
+from mooring.gateway.streams.usage import Usage, bounded, usage_of
 from mooring.gateway.upstream import UpstreamConnection
 from mooring.gateway.usage.slots import SlotHead
 
@@ -292,7 +292,11 @@ class Exchange:
         out = relay.feed(data)
         last = upstream.complete
         if last:
-            out += relay.end()
+            rest = relay.end()
+            if rest and upstream.unframed:
+                self._cut_off(first, out)
+                return
+            out += rest
             self._settle("complete", 200, relay.usage, relay.events)
         elif out:
             self._parts.journal.progress(self._slot, relay.events)
@@ -302,6 +306,15 @@ class Exchange:
             self._client.stream(out, last)
         if last:
             self._finish()
+
+    def _cut_off(self, first: bool, out: bytes) -> None:
+        """A stream without framing ended inside an event: its connection broke, though it looks like an end."""
+        if first:
+            self._client.start_stream(out, False)
+        elif out:
+            self._client.stream(out, False)
+        name = self._ticket.service.entry.name
+        self._break_stream(UpstreamFailed(f"The service {name} broke off in the middle of the answer."))
 
     def _collect(self, upstream: UpstreamConnection) -> None:
         if not upstream.complete:
@@ -338,8 +351,11 @@ class Exchange:
         """Pass an upstream's error on: OpenAI-shaped ones of other people's services unchanged, the rest reshaped."""
         entry = self._ticket.service.entry
         error = upstream_error(status, body, entry, upstream.retry_after)
-        if entry.external and status not in (401, 403) and status >= 400 and is_openai_error(body):
+        if entry.external and status not in (401, 403) and 400 <= status < 600 and is_openai_error(body):
             self._settle("error", status, None, 0)
+            key = self._replica.entry.key if self._replica is not None else None
+            if key:
+                body = body.replace(key.encode(), b"***")  # some services quote the credential they refuse
             self._client.answer(status, body, error.retry_after_s)
             self._finish()
         else:
@@ -417,6 +433,9 @@ class Exchange:
     # --- ending
 
     def _refuse(self, error: MooringError) -> None:
+        if self.state in (REFUSED, DONE):  # refusing failed half-way: end it all the same
+            self._finish()
+            return
         if self.state == WAITING:
             self._parts.waiting.leave(self._ticket.service.entry.id, self)
         self._to(REFUSED)
@@ -456,8 +475,8 @@ class Exchange:
                 status,
                 ended,
                 delivered,
-                (usage.prompt_tokens or 0) if usage is not None else ticket.prompt_estimate if delivered else 0,
-                (usage.completion_tokens or 0) if usage is not None else events,
+                bounded(usage.prompt_tokens) if usage is not None else ticket.prompt_estimate if delivered else 0,
+                bounded(usage.completion_tokens) if usage is not None else events,
                 usage.cached_tokens if usage is not None else 0,
                 usage.reasoning_tokens if usage is not None else 0,
                 self._started_at,

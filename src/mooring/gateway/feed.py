@@ -27,6 +27,7 @@ from mooring.core.snapshot import (
     FromControl,
     Hello,
     JournalAck,
+    JournalPush,
     Row,
     Rows,
     decode_from_control,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("mooring.gateway.feed")
 _RECONNECT_S = 0.1
 _PUSH_S = 0.25  # how often new journal records are pushed
+_PUSH_MORE_S = 0.02
 _SAVE_S = 5.0  # how often a changed table is saved for a start without control
 _PUSH_BYTES = 256 << 10
 _SAVE_FRAME_ROWS = 500
@@ -151,14 +153,16 @@ class Feed:
     # --- the journal
 
     async def push_journal(self) -> None:
-        """Push new journal records again and again; runs beside `run`."""
+        """Push new journal records again and again; runs beside `run`. While there are more, it hardly pauses."""
+        pushes: list[JournalPush] = []
         while True:
-            await asyncio.sleep(_PUSH_S)
+            await asyncio.sleep(_PUSH_MORE_S if pushes else _PUSH_S)
             writer = self._writer
             if writer is None or writer.is_closing():
                 continue
             try:
-                for push in self._parts.journal.unsent(_PUSH_BYTES):
+                pushes = self._parts.journal.unsent(_PUSH_BYTES)
+                for push in pushes:
                     writer.write(pack_frame(push))
                 async with asyncio.timeout(SILENCE_S * 5):
                     await writer.drain()

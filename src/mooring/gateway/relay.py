@@ -52,7 +52,7 @@ def upstream_error(status: int, body: bytes, entry: ServiceEntry, retry_after: b
     engine's own message.
     """
     message = _message(_read(body)) or f"The service {entry.name} answered {status} without a message."
-    seconds = float(retry_after) if retry_after.isdigit() else None
+    seconds = float(retry_after) if retry_after.isdigit() and len(retry_after) <= 6 else None
     if status in (401, 403):
         return UpstreamFailed(
             f"The service {entry.name} refused the platform's credential.",
@@ -64,7 +64,7 @@ def upstream_error(status: int, body: bytes, entry: ServiceEntry, retry_after: b
         return RateLimited(message, code="upstream_rate_limited", retry_after_s=seconds or 1.0)
     if status == 503:
         return Unavailable(message, retry_after_s=seconds or 1.0)
-    if status >= 500 or status < 400:
+    if status >= 500 or status < 400 or status == 407:
         return UpstreamFailed(message, code="upstream_error")
     error: Any = _member(_read(body), "error")
     if _member(error, "type") == "exceed_context_size_error":
@@ -78,7 +78,7 @@ def upstream_error(status: int, body: bytes, entry: ServiceEntry, retry_after: b
 def _read(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

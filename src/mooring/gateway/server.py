@@ -19,9 +19,8 @@ import httptools
 
 from mooring.core.errors import HeadTooLarge, Invalid, MooringError, RequestTimeout, Unavailable
 from mooring.core.snapshot import KeyEntry
-from mooring.gateway import local
 from mooring.gateway.admission import RELAY, admit, authenticate, check_body_head, find_operation, too_large
-from mooring.gateway.dialects import openai
+from mooring.gateway.dialects import local, openai
 from mooring.gateway.exchange import Exchange
 from mooring.gateway.http1.heads import CONTINUE, json_answer, stream_head
 from mooring.gateway.http1.request import Head, Request
@@ -36,6 +35,7 @@ _HIGH_WATER = 262144
 _MAX_PIPELINED = 16
 _MAX_PIPELINED_BYTES = 65536
 _LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the refusal reaches its sender
+_MAX_RELAYED_BYTES = 8 << 20  # what the management API takes
 _QUIET_S = 1.0  # how long a draining worker keeps an idle connection open
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 _NEVER = float("inf")
@@ -168,19 +168,25 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse_framing(Invalid(f"The request is not valid HTTP/1.1: {error}.", code="bad_framing"))
             return
-        if request is None and self._request is None and self._current is not None and self._queue is None:
-            self._parts.heads.learn(data, self._current.head)
+        if request is None and self._request is None and self._queue is None:
+            self._learn(data)
         self._parsed(known)
 
     def _take_known(self, data: bytes) -> bool:
         """Answer a whole request whose head was parsed before; False when the parser has to look."""
         match = self._parts.heads.match(data)
-        if match is None:
+        if match is None or len(match[1]) > self._parts.settings.max_body_bytes:
             return False
         request = self._current = Request(match[0])
         request.body = match[1]
         self._proceed()
         return True
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of a request that came whole in one read, unless it is too large to be let in."""
+        request = self._current
+        if request is not None and request.head.content_length <= self._parts.settings.max_body_bytes:
+            self._parts.heads.learn(data, request.head)
 
     def _parsed(self, known: int) -> None:
         """Act on what the parser found in one read; `known` bytes of the unfinished body were there before it."""
@@ -197,19 +203,25 @@ class ClientConnection(asyncio.Protocol):
         settings = self._parts.settings
         grown = request.body_bytes - known
         self._overhead = self._overhead + received if grown <= 0 else 0
+        relayed = request.judged and self._operation == RELAY
+        largest = min(settings.max_body_bytes, _MAX_RELAYED_BYTES) if relayed else settings.max_body_bytes
+        # Relayed bodies are read before anybody's credential is known: they may take an eighth of the room.
+        budget = settings.body_budget_bytes // (8 if relayed else 1)
         if self._overhead > settings.max_head_bytes:
             self._refuse_framing(HeadTooLarge(f"More than {settings.max_head_bytes} bytes of head or chunk framing."))
             return False
-        if request.body_bytes > settings.max_body_bytes:
-            self._refuse_framing(too_large(settings.max_body_bytes))
+        if request.body_bytes > largest:
+            self._refuse_framing(too_large(largest))
             return False
-        if self._parts.body_bytes > settings.body_budget_bytes:
+        if self._parts.body_bytes > budget:
             self._refuse_framing(Unavailable("This gateway worker holds too many request bodies.", retry_after_s=1.0))
             return False
         if not self._busy:
-            self.deadline = self._parts.timers.now + (
-                settings.body_timeout_s if request.done else settings.head_timeout_s
-            )
+            if request.done:
+                self.deadline = self._parts.timers.now + settings.body_timeout_s
+            elif not request.timed:  # one limit for the whole head: a byte now and then buys no time
+                request.timed = True
+                self.deadline = self._parts.timers.now + settings.head_timeout_s
         return True
 
     def _overfull(self, queue: deque[Request]) -> bool:
@@ -238,8 +250,11 @@ class ClientConnection(asyncio.Protocol):
         request.done = True
         head = request.head
         head.method = parser.get_method()
-        if parser.get_http_version() != "1.1":
+        version = parser.get_http_version()
+        if version != "1.1":
             head.version_1_0 = True
+            if version != "1.0":
+                head.problem = Invalid(f"HTTP/{version} is not spoken here.", next_step="Send HTTP/1.1.")
         if not parser.should_keep_alive():
             head.keep_alive = False
         if head.host is None and not head.version_1_0:
@@ -313,7 +328,11 @@ class ClientConnection(asyncio.Protocol):
         if head.problem is not None:
             raise head.problem
         operation = self._operation = find_operation(method, head.target)
-        if operation == RELAY or operation in openai.OPEN_OPERATIONS:
+        if operation == RELAY:
+            if head.content_length > _MAX_RELAYED_BYTES:
+                raise too_large(_MAX_RELAYED_BYTES)
+            return
+        if operation in openai.OPEN_OPERATIONS:
             return
         if head.upgrade:
             raise Invalid("This path offers no protocol upgrade.", next_step="Send plain HTTP/1.1.", code="no_upgrade")

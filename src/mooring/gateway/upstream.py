@@ -19,6 +19,7 @@ from mooring.core.snapshot import ReplicaEntry
 
 _MAX_HEAD = 65536
 _HIGH_WATER = 262144
+_METADATA = frozenset({"100.100.100.200", "168.63.129.16", "fd00:ec2::254"})  # besides the link-local ones
 
 
 class Sink(Protocol):
@@ -47,7 +48,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_parser",
         "_pool",
         "_residue",
-        "_unframed",
         "complete",
         "content_type",
         "encoded",
@@ -62,6 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         "sink",
         "status",
         "transport",
+        "unframed",
     )
 
     def __init__(self, pool: Pool) -> None:
@@ -84,7 +85,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.complete = False
         self.keep_alive = False
         self.received = False
-        self._unframed = True
+        self.unframed = True
         self._informational = False
         self._messages = 0
         self._residue = False
@@ -114,7 +115,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.pieces.clear()
         if self.lost:
             return
-        if self.complete and self.keep_alive and not self._residue:
+        unsent = self.transport.get_write_buffer_size() if self.transport is not None else 1
+        if self.complete and self.keep_alive and not self._residue and not unsent:
             self._pool.give_back(self)
         else:
             self.abort()
@@ -149,11 +151,11 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             self._pool.forget(self)
             return
-        if self.head_done and self._unframed and not self.complete and exc is None:
+        if self.head_done and self.unframed and not self.complete and exc is None:
             self.complete = True  # a body without length ends with the connection
             self.keep_alive = False
             sink.upstream_ready()
-        elif not self.complete:
+        else:  # also when complete: then its sink failed, and must hear that nothing more comes
             self.sink = None
             sink.upstream_lost(self.received)
 
@@ -206,7 +208,7 @@ class UpstreamConnection(asyncio.Protocol):
         if length == 12 and name.lower() == b"content-type":
             self.content_type = value
         elif length in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
-            self._unframed = False
+            self.unframed = False
         elif length == 16 and name.lower() == b"content-encoding":
             self.encoded = value.lower() != b"identity"
         elif length == 11 and name.lower() == b"retry-after":
@@ -218,6 +220,7 @@ class UpstreamConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:
             self._informational = True
+            self.unframed, self.encoded, self.content_type, self.retry_after = True, False, b"", b""
             return
         self.status = status
         self.head_done = True
@@ -332,9 +335,13 @@ def check_peer(connection: UpstreamConnection) -> None:
     """
     assert connection.transport is not None
     peer = connection.transport.get_extra_info("peername")
-    if peer and ipaddress.ip_address(peer[0].partition("%")[0]).is_link_local:
+    if not peer:
+        return
+    address = ipaddress.ip_address(peer[0].partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_link_local or str(address) in _METADATA:
         connection.abort()
-        raise OSError(f"{peer[0]} is a link-local address")
+        raise OSError(f"{peer[0]} is an address of the machine's metadata service")
 
 
 def keep_alive_probes(transport: asyncio.Transport | None) -> None:

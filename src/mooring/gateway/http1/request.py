@@ -93,6 +93,7 @@ class Request:
     """One request: its head, its body as far as it came."""
 
     done = False  # the head is complete; header callbacks after that are trailers
+    timed = False  # the deadline of its head is set
     judged = False  # the head has been judged (path, method, key, type, size)
     body: bytes | bytearray = b""
     body_bytes = 0  # counted in the worker's budget

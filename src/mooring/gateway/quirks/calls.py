@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from mooring.core.errors import MooringError, UpstreamFailed, UpstreamTimeout
+from mooring.core.errors import Invalid, UpstreamFailed, UpstreamTimeout
 from mooring.gateway.admission import Ticket
 from mooring.gateway.quirks import llamacpp
 from mooring.gateway.relay import upstream_error
@@ -95,7 +95,12 @@ async def start(parts: Parts, ticket: Ticket, replica: Replica) -> Answer:
             return await _tokenize(parts, ticket, replica, body)
         if ticket.operation == "detokenize":
             sent = llamacpp.detokenize_body(body)
-            answer = await _call(parts, ticket, replica, b"/detokenize", True, sent)
+            try:
+                answer = await _call(parts, ticket, replica, b"/detokenize", True, sent)
+            except UpstreamFailed as error:
+                if "range_check" in error.message:  # how it says that a token is not in the vocabulary
+                    raise Invalid("A token is not in this model's vocabulary.", param="tokens") from None
+                raise
             return Answer(llamacpp.detokenize_answer(answer), None)
         return await _several(parts, ticket, replica, body)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError):
@@ -116,22 +121,23 @@ async def _tokenize(parts: Parts, ticket: Ticket, replica: Replica, body: bytes)
 
 
 async def _several(parts: Parts, ticket: Ticket, replica: Replica, body: bytes) -> Answer:
+    """One call per choice, as many at once as the replica has slots: more would only wait inside the engine."""
     path = b"/chat/completions" if ticket.operation == "chat" else b"/completions"
-    at_once = asyncio.Semaphore(replica.entry.slots or 4)  # more would only wait inside the engine
+    todo = enumerate(llamacpp.split_request(body))
+    answers: dict[int, bytes] = {}
 
-    async def one_call(one: bytes) -> bytes:
-        async with at_once:
-            return await _call(parts, ticket, replica, path, False, one)
+    async def work_on() -> None:
+        for number, one in todo:
+            answers[number] = await _call(parts, ticket, replica, path, False, one)
 
-    tasks = [asyncio.ensure_future(one_call(one)) for one in llamacpp.split_request(body)]
+    tasks = [asyncio.ensure_future(work_on()) for _ in range(replica.entry.slots or 4)]
     try:
-        answers = await asyncio.gather(*tasks)
-    except (MooringError, asyncio.CancelledError):
+        await asyncio.gather(*tasks)
+    finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    joined = llamacpp.join_answers(answers, ticket.choices_per_prompt)
+    joined = llamacpp.join_answers([answers[number] for number in sorted(answers)], ticket.choices_per_prompt)
     if ticket.operation == "completion":
         joined = llamacpp.completion_id(joined)
     return Answer(joined, usage_of(joined))

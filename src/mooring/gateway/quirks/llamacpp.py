@@ -8,11 +8,12 @@ choice reports its own usage; errors have a shape of their own. (Seen with xllam
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from mooring.core.errors import Invalid
+from mooring.core.errors import Invalid, InvalidJson
 from mooring.core.snapshot import ServiceEntry
 from mooring.gateway.http1.body import Edit, rename_member
 
@@ -32,6 +33,21 @@ class _Checked(msgspec.Struct):
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     dimensions: int | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    stop: str | list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    ignore_eos: bool | None = None
+    id_slot: int | None = None
     stream: bool | None = None
     stream_options: msgspec.Raw = _ABSENT
     repetition_penalty: msgspec.Raw = _ABSENT
@@ -53,9 +69,16 @@ def check_request(operation: str, body: bytes, entry: ServiceEntry, edits: list[
         Invalid: a member has the wrong type, is out of range, or asks for what this engine can't do.
     """
     if operation not in ("chat", "completion", "embedding"):
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            raise InvalidJson("The body is not valid UTF-8.") from None
         return False
     try:
+        body.decode()  # it answers invalid UTF-8 with a 500, or not at all
         read = _decode(body)
+    except UnicodeDecodeError:
+        raise InvalidJson("The body is not valid UTF-8.") from None
     except RecursionError:
         raise Invalid("The body is nested too deeply.") from None
     except msgspec.DecodeError as error:
@@ -99,6 +122,10 @@ def _check_abilities(read: _Checked, entry: ServiceEntry) -> None:
         raise Invalid(
             f"{entry.name} runs on llama.cpp, which has no length_penalty.", param="length_penalty", next_step=wanted
         )
+    if read.id_slot is not None:
+        raise Invalid("id_slot is not yours to choose: slots are shared.", param="id_slot", next_step="Leave it out.")
+    if read.tools is not None and any(not isinstance(tool.get("type"), str) for tool in read.tools):
+        raise Invalid("Every tool needs a 'type'.", param="tools")
     if read.dimensions is not None:
         raise Invalid(f"{entry.name} can't shorten its embeddings.", param="dimensions", next_step="Leave it out.")
     if bytes(read.stream_options) not in (b"", b"null") and not read.stream:
@@ -135,14 +162,13 @@ def _is_list_of_prompts(prompt: Any) -> bool:
 # --- several choices, whole answer: one call per choice, so that usage is exact
 
 
-def split_request(body: bytes) -> list[bytes]:
-    """Return one request body per prompt and choice (n = 1 each), in the order of the choices' indexes."""
+def split_request(body: bytes) -> Iterator[bytes]:
+    """Yield one request body per prompt and choice (n = 1 each), in the order of the choices' indexes."""
     members: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     count: int = msgspec.json.decode(members.pop("n", b"1")) or 1
     prompt: Any = msgspec.json.decode(members["prompt"]) if "prompt" in members else None
     prompts: list[Any] = prompt if _is_list_of_prompts(prompt) else [prompt]
     seed: Any = msgspec.json.decode(members["seed"]) if "seed" in members else None
-    bodies: list[bytes] = []
     for one in prompts:
         for index in range(count):
             own = dict(members)
@@ -150,8 +176,7 @@ def split_request(body: bytes) -> list[bytes]:
                 own["prompt"] = one
             if isinstance(seed, int) and seed >= 0:
                 own["seed"] = seed + index  # else all choices would be the same
-            bodies.append(msgspec.json.encode(own))
-    return bodies
+            yield msgspec.json.encode(own)
 
 
 def join_answers(answers: list[bytes], choices_per_prompt: int) -> bytes:
@@ -208,7 +233,7 @@ def read_tokenize(body: bytes) -> _Tokenize:
     """
     try:
         read = msgspec.json.decode(body, type=_Tokenize)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid(f"The body can't be read: {error}.") from None
     if (read.prompt is None) == (read.messages is None):
         raise Invalid("Give either 'prompt' or 'messages'.", param="prompt")
@@ -258,9 +283,12 @@ def detokenize_body(body: bytes) -> bytes:
         Invalid: `tokens` is missing or not a list of whole numbers.
     """
     try:
-        return msgspec.json.encode(msgspec.json.decode(body, type=_Detokenize))
-    except msgspec.DecodeError as error:
+        tokens = msgspec.json.decode(body, type=_Detokenize).tokens
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid(f"The body can't be read: {error}.", param="tokens") from None
+    if any(not 0 <= token < 2**31 for token in tokens):
+        raise Invalid("Tokens are whole numbers from 0 to the size of the vocabulary.", param="tokens")
+    return msgspec.json.encode({"tokens": tokens})
 
 
 def detokenize_answer(answer: bytes) -> bytes:

@@ -124,7 +124,7 @@ class LlamaCppRelay(EventRelay):
         try:
             chunk: dict[str, Any] = _decode_any(payload)
             usage: Usage = msgspec.convert(chunk["usage"], Usage)
-        except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
             return event
         self._add(usage, chunk)
         del chunk["usage"]
@@ -170,5 +170,5 @@ def _read_chunk(event: bytes) -> _Chunk | None:
     payload = event.partition(b"data:")[2].strip()
     try:
         return _decode_chunk(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

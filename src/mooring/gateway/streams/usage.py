@@ -13,6 +13,14 @@ class _CompletionDetails(msgspec.Struct):
     reasoning_tokens: int | None = 0
 
 
+_MOST = 2**40  # tokens; what is beyond (or below zero) is nonsense and counts as nothing
+
+
+def bounded(count: int | None) -> int:
+    """Return a token count that may be stored and summed."""
+    return count if count is not None and 0 <= count <= _MOST else 0
+
+
 class Usage(msgspec.Struct):
     """OpenAI's usage object, as far as it is metered."""
 
@@ -24,12 +32,12 @@ class Usage(msgspec.Struct):
     @property
     def cached_tokens(self) -> int:
         details = self.prompt_tokens_details
-        return (details.cached_tokens or 0) if details is not None else 0
+        return bounded(details.cached_tokens) if details is not None else 0
 
     @property
     def reasoning_tokens(self) -> int:
         details = self.completion_tokens_details
-        return (details.reasoning_tokens or 0) if details is not None else 0
+        return bounded(details.reasoning_tokens) if details is not None else 0
 
 
 class _WithUsage(msgspec.Struct):
@@ -43,5 +51,5 @@ def usage_of(body: bytes) -> Usage | None:
     """Return the usage object of a JSON answer, None when it has none or can't be read."""
     try:
         return _decode(body).usage
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

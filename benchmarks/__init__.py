@@ -1,0 +1,1 @@
+"""`make bench`: the platform measured beside nginx and other gateways, on the same work, in one run."""
