@@ -13,6 +13,7 @@ from mooring.reconcile.usage import Ingestion, Upkeep, read_records
 from mooring.store import usage
 from mooring.store.database import Database, migrate
 from mooring.testing.clock import ManualClock
+from mooring.testing.journals import usage_record
 
 
 def made(number, **values):
@@ -238,3 +239,12 @@ async def test_a_record_costs_little_cpu(tmp_path):
         best = min(best, (time.process_time() - begun) / 4000 * 1e6)
     await db.close()
     assert best < 25, f"{best:.1f} µs per record; measured 7 to 8 on an idle machine"
+
+
+def test_an_impossible_count_is_stored_as_nothing_so_that_it_stops_no_other() -> None:
+    one = usage_record("r")
+    records = [msgspec.structs.replace(one, prompt_tokens=count) for count in (2**64 - 1, -5, 7)]
+    data = b"".join(len(one).to_bytes(4, "big") + one for one in map(encode_record, records))
+    read = read_records(JournalPush("w", 1, len(data), 0, data))
+    assert [(record.prompt_tokens, record.estimated) for record in read][:2] == [(0, True), (0, True)]
+    assert read[2].prompt_tokens == 7

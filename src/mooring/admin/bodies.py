@@ -41,6 +41,8 @@ def decode(body: bytes) -> Any:
         data = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
         raise InvalidJson(f"The body is not valid JSON: {error}.") from None
+    except UnicodeDecodeError:
+        raise InvalidJson("The body is not valid UTF-8.") from None
     except RecursionError:
         raise InvalidJson("The body is nested too deeply.") from None
     if b"\\u0000" in body and "\x00" in _texts(data):

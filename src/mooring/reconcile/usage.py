@@ -27,6 +27,7 @@ BATCH_PUSHES = 64  # in one transaction
 BATCH_BYTES = 1 << 20  # ≈ 6,000 records: some 50 ms of writing
 FORGET_ROWS = 500  # in one transaction, so that nobody waits for it
 _LENGTH = struct.Struct(">I")
+_MOST_TOKENS = 2**40  # of one request; sums of millions still fit a database integer
 
 Answer = Callable[[JournalAck], None]
 
@@ -78,6 +79,17 @@ class Ingestion:
         return batch
 
 
+def _storable(record: UsageRecord) -> UsageRecord:
+    """Return the record with counts the database can hold and sum: one impossible count must not stop all others."""
+    counts = (record.prompt_tokens, record.completion_tokens, record.cached_tokens, record.reasoning_tokens)
+    if all(0 <= count <= _MOST_TOKENS for count in counts):
+        return record
+    log.warning("usage of request %s is impossible and counts as nothing: %s", record.request_id, counts)
+    return msgspec.structs.replace(
+        record, prompt_tokens=0, completion_tokens=0, cached_tokens=0, reasoning_tokens=0, estimated=True
+    )
+
+
 def read_records(push: JournalPush) -> list[UsageRecord]:
     """Return the records of a push. One that can't be read is logged and left out, for it never will be readable."""
     data, position, records = push.data, 0, list[UsageRecord]()
@@ -87,8 +99,8 @@ def read_records(push: JournalPush) -> list[UsageRecord]:
         if position > len(data):
             break
         try:
-            records.append(decode_record(data[position - length : position]))
-        except msgspec.DecodeError as error:
+            records.append(_storable(decode_record(data[position - length : position])))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.error("journal %s/%d: a record can't be read: %s", push.writer, push.segment, error)
     if position != len(data):
         log.error("journal %s/%d: a run ends in the middle of a record", push.writer, push.segment)
