@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
+import shlex
 import socket
 import threading
 import time
@@ -20,7 +23,8 @@ from mooring.control import bootstrap, sealing
 from mooring.settings import Settings
 from mooring.store.database import Database, database_url, migrate
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 Run = Callable[..., "Result"]
 
 
@@ -31,6 +35,10 @@ class Result:
         self.status, self.out, self.err = status, out, err
 
     @property
+    def object(self) -> dict:
+        return json.loads(self.out)
+
+    @property
     def items(self) -> list[dict]:
         return json.loads(self.out)["items"]
 
@@ -38,7 +46,13 @@ class Result:
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Serve the management API and yield its data directory, with the admin.json of a first start."""
-    folder = tmp_path_factory.mktemp("data")
+    with serving(tmp_path_factory.mktemp("data")) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Path]:
+    """Serve the management API over a data directory of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     settings = Settings(data_dir=folder, port=listener.getsockname()[1])
     servers: list[uvicorn.Server] = []
@@ -151,6 +165,79 @@ def test_waiting_gives_up_in_time(run: Run, tmp_path: Path) -> None:
     assert (result.status, "still pending" in result.err) == (1, True)
 
 
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_key_is_shown_although_the_waiting_fails(run: Run, tmp_path: Path, output: str) -> None:
+    document = tmp_path / "keyed.yaml"
+    document.write_text(
+        f"kind: ModelService\nmetadata: {{name: keyed-{output}}}\n"
+        "spec: {model: {source: builtin, name: mooring-demo}}\n"
+        f"---\nkind: ApiKey\nmetadata: {{name: keyed-{output}}}\nspec: {{}}\n"
+    )
+    result = run("apply", "-f", str(document), "--wait", "--timeout", "1", "-o", output)
+    assert (result.status, "still pending" in result.err) == (1, True)
+    assert re.search(r"mk-[\w-]{40}", result.out)
+    if output == "json":
+        assert result.items[1]["status"]["key"].startswith("mk-")
+
+
+def test_deploying_says_what_became_of_it_and_shows_the_key_first(run: Run, tmp_path: Path) -> None:
+    first = run("deploy", "mooring-demo", "--name", "deployed", "--timeout", "1")
+    assert (first.status, "still pending" in first.err) == (1, True)
+    assert first.out.startswith("ModelService deployed created\nEndpoint deployed created\n")
+    assert "mk-" in first.out
+    again = run("deploy", "mooring-demo", "--name", "deployed", "--timeout", "1")
+    assert again.out.startswith("ModelService deployed unchanged\nEndpoint deployed unchanged\n")
+    (tmp_path / "other.gguf").touch()
+    other = run("deploy", str(tmp_path / "other.gguf"), "--name", "deployed")
+    assert (other.status, "--update" in other.err) == (1, True)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_the_tour_of_the_readme_runs_in_its_order(
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = re.findall(r"^\$ \.venv/bin/mooring (.+)$", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
+    tour = [shlex.split(line, comments=True) for line in lines]
+    assert {words[0] for words in tour} == {"chat", "deploy", "apply", "services", "keys", "usage", "doctor"}
+    monkeypatch.chdir(ROOT)
+    with serving(tmp_path) as folder:
+        for words in tour:
+            if words[0] in ("chat", "doctor"):
+                continue  # they need a gateway: tests/e2e has one
+            waits = ["--timeout", "1"] if words[0] in ("deploy", "apply") else []
+            with pytest.raises(SystemExit) as ended:
+                main.run([*words, *waits, "--data-dir", str(folder)])
+            err = capsys.readouterr().err
+            # No loop runs here: what waits for a model gives up, after all was made.
+            assert ended.value.code in (0, None) or (waits and "still pending" in err), f"{words}: {err}"
+
+
+def test_a_fault_in_one_of_several_files_is_named_by_its_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: Project\nmetadata: {name: a}\nspec: {}\n")
+    (tmp_path / "b.yaml").write_text("kind: Project\nmetadata: {name: b}\nspec: {colour: red}\n")
+    assert f"{tmp_path}/b.yaml, spec.colour" in run("apply", "-f", str(tmp_path)).err
+
+
+def test_one_object_is_printed_as_such_and_its_making_is_told(run: Run) -> None:
+    made = run("endpoints", "create", "told", "-s", "mooring-demo")
+    assert "Endpoint told created." in made.err
+    assert "Endpoint told updated." in run("endpoints", "create", "told", "-s", "mooring-demo:2").err
+    assert "Nothing was applied" not in (refused := run("endpoints", "create", "lost", "-s", "nowhere").err)
+    assert "ocument" not in refused
+    run("keys", "create", "shape", "-e", "told")
+    assert run("keys", "disable", "shape", "-o", "json").object["kind"] == "ApiKey"
+    logs = run("services", "logs", "mooring-demo", "-n", "7", "-o", "json").object
+    assert logs["lines"] == [f"the last 7 lines of {logs['id']}"]
+
+
+def test_keys_are_listed_with_the_names_of_their_endpoints_and_their_end(run: Run) -> None:
+    run("endpoints", "create", "named", "-s", "mooring-demo")
+    run("keys", "create", "confined", "-e", "named", "--ttl-days", "2")
+    line = next(line for line in run("keys", "list").out.splitlines() if line.startswith("confined"))
+    assert line.endswith("named")
+    assert re.search(r"20\d\d-\d\d-\d\d", line)
+
+
 def test_a_key_lives_from_making_to_deletion(run: Run) -> None:
     made = run("keys", "create", "life", "-d", "for a test", "--ttl-days", "1")
     assert made.status == 0, made.err
@@ -160,15 +247,15 @@ def test_a_key_lives_from_making_to_deletion(run: Run) -> None:
     assert "Disabled" in run("keys", "disable", "life").out
     assert "Active" in run("keys", "enable", "life").out
     assert run("keys", "delete", "life").status == 0
-    assert "There is no ApiKey 'life'" in run("keys", "get", "life").err
+    assert "There is no API key 'life'" in run("keys", "get", "life").err
 
 
 def test_an_endpoint_is_made_re_pointed_and_switched(run: Run) -> None:
-    made = run("endpoints", "create", "moving", "-s", "mooring-demo", "-o", "json").items[0]
-    moved = run("endpoints", "create", "moving", "-s", "mooring-demo:3", "-o", "json").items[0]
+    made = run("endpoints", "create", "moving", "-s", "mooring-demo", "-o", "json").object
+    moved = run("endpoints", "create", "moving", "-s", "mooring-demo:3", "-o", "json").object
     assert (moved["id"], moved["action"]) == (made["id"], "updated")
     assert "Stopped" in run("endpoints", "disable", "moving").out
-    again = run("endpoints", "create", "moving", "-s", "mooring-demo:1", "-o", "json").items[0]
+    again = run("endpoints", "create", "moving", "-s", "mooring-demo:1", "-o", "json").object
     assert again["spec"]["enabled"] is False
     assert run("endpoints", "delete", made["id"]).status == 0
 
@@ -178,14 +265,16 @@ def test_a_service_is_stopped_started_and_read(run: Run) -> None:
     assert run("services", "start", "mooring-demo").status == 0
     assert run("services", "logs", "mooring-demo", "-n", "7").out.startswith("the last 7 lines of svc-")
     assert run("services", "events", "mooring-demo").status == 0
-    assert run("services", "disable", "mooring-demo", "-o", "json").items[0]["spec"]["enabled"] is False
+    assert run("services", "disable", "mooring-demo", "-o", "json").object["spec"]["enabled"] is False
     assert run("services", "enable", "mooring-demo").status == 0
 
 
 def test_an_external_service_is_registered_and_deleted(run: Run) -> None:
     made = run("services", "create", "far", "--upstream", "http://127.0.0.1:9/v1", "-o", "json")
     assert made.status == 0, made.err
-    assert made.items[0]["kind"] == "ExternalService"
+    assert made.object["kind"] == "ExternalService"
+    refused = run("services", "logs", "far")
+    assert (refused.status, "it runs elsewhere: http://127.0.0.1:9/v1" in refused.err) == (1, True)
     assert run("services", "delete", "far").status == 0
     assert run("services", "get", "far").status == 1
 

@@ -11,7 +11,7 @@ from mooring.reconcile.services import Services
 from mooring.settings import Settings
 from mooring.store import changes, events, services
 from mooring.store.database import Database, migrate
-from mooring.store.replicas import list_replicas
+from mooring.store.replicas import list_replicas, set_service_state
 from mooring.testing.clock import ManualClock
 from mooring.testing.replicas import FakeEngine, FakePlacement
 
@@ -140,9 +140,9 @@ async def test_a_restarted_control_adopts_the_engines_that_run(bench):
 async def test_a_crash_makes_the_service_unhealthy_and_a_new_start_heals_it(bench):
     await bench.healthy()
     (name,) = bench.placement.processes
-    bench.placement.crash(name, -9)
+    bench.placement.crash(name, -11)
     due_s = await bench.round()
-    assert await bench.state() == ("unhealthy", "The engine was ended by signal 9. Starting again in 1 s.")
+    assert await bench.state() == ("unhealthy", "The engine was killed by signal 11. Starting again in 1 s.")
     assert due_s == pytest.approx(1.01)
     await bench.round(1.01)
     assert bench.placement.starts == [name, name]
@@ -286,8 +286,68 @@ async def test_an_ordered_stop_ends_all_engines_and_the_next_start_begins_at_onc
 async def test_gpus_that_do_not_exist_are_named_and_nothing_is_started(bench):
     await bench.deploy(resources={"gpus": 2})
     await bench.round()
-    assert await bench.state() == ("failed", "A replica needs 2 GPUs; there are 0.")
+    assert await bench.state() == ("pending", "A replica wants 2 GPUs; this machine has 0.")
     assert bench.placement.starts == []
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"cpu": 400}, "A replica wants 400 cores; this machine has 8."),
+        ({"memory": "100000Gi"}, "A replica wants 100000Gi of memory; this machine has 16384Mi."),
+    ],
+)
+async def test_more_than_the_machine_has_is_named_and_nothing_is_started(bench, resources, told):
+    await bench.deploy(resources=resources)
+    await bench.round()
+    assert await bench.state() == ("pending", told)
+    assert bench.placement.starts == []
+
+
+async def test_a_waiter_can_tell_when_a_change_is_carried_out(bench):
+    async def counts():
+        async with bench.db.read() as tx:
+            status = (await services.get_service(tx, "svc-demo")).status
+        return status.spec_version, status.replicas, status.ready_replicas, status.current_replicas
+
+    await bench.healthy()
+    assert await counts() == (1, 1, 1, 1)
+    await bench.change("svc-demo", args=["--ctx-size=2048"])
+    assert await counts() == (2, 1, 1, 0)
+    await bench.round()
+    assert await counts() == (2, 1, 1, 0)
+    bench.answer()
+    await bench.rounds(6)
+    assert await counts() == (2, 1, 1, 1)
+
+
+async def test_what_was_found_out_about_an_older_spec_is_not_written(bench):
+    await bench.healthy()
+    await bench.change("svc-demo", replicas=2)
+    async with bench.db.transaction() as tx:
+        assert not await set_service_state(tx, "svc-demo", state="failed", reason="", spec_version=1)
+        assert await set_service_state(tx, "svc-demo", state="updating", reason="", spec_version=2)
+
+
+async def test_events_name_the_replica_tell_a_reason_once_and_of_an_adoption(bench):
+    await bench.healthy()
+    (name,) = bench.placement.processes
+    bench.placement.crash(name, -11)
+    await bench.round()
+    await bench.round(1.01)
+    bench.answer()
+    await bench.rounds(2)
+    await bench.services.close()
+    bench.restarted()
+    await bench.round()
+    async with bench.db.read() as tx:
+        told = [event.message for event in await events.list_events(tx, "svc-demo")][::-1]
+    crash = "The engine was killed by signal 11. Starting again in 1 s."
+    assert told[-6:-2] == [
+        f"Replica {name}: {crash}", "The service is unhealthy.", f"Replica {name}: The engine starts again.", told[-3],
+    ]  # fmt: skip
+    assert sum(crash in message for message in told) == 1
+    assert told[-1].startswith(f"Replica {name}: its engine (process ")
 
 
 async def test_a_builtin_model_that_does_not_exist_is_failed_after_some_tries(bench):

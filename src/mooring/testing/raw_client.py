@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,3 +105,10 @@ def request(
     if data or method == "POST":
         head += f"Content-Length: {len(data)}\r\n"
     return head.encode() + b"\r\n" + data
+
+
+async def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+    """Wait, bounded, until something is true."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -117,9 +117,26 @@ async def test_a_refusal_while_writing_names_the_document_and_undoes_the_rest(cl
     lost = {"kind": "Endpoint", "metadata": {"name": "lost"}, "spec": {"services": [{"name": "nowhere"}]}}
     answer = await client.post(APPLY, json=[DOCUMENTS[5], lost])
     assert answer.status_code == 422
-    assert "document 1 (Endpoint 'lost')" in answer.json()["detail"]
+    assert "Document 2 (Endpoint 'lost')" in answer.json()["detail"]
     assert "nowhere" in answer.json()["detail"]
     assert (await client.get("/manage/v1/projects/p2")).status_code == 404
+
+
+async def test_a_single_document_is_refused_without_a_number(client: httpx.AsyncClient) -> None:
+    lost = {"kind": "Endpoint", "metadata": {"name": "lost"}, "spec": {"services": [{"name": "nowhere"}]}}
+    bad = {"kind": "Endpoint", "metadata": {"name": "Big"}, "spec": {"services": []}}
+    confined = {"kind": "ApiKey", "metadata": {"name": "k"}, "spec": {"access": "full", "endpoints": ["demo"]}}
+    for document, told in (
+        (lost, "There is no service 'nowhere'"),
+        (bad, "metadata.name: a name is"),
+        (confined, "A key with full access"),
+    ):
+        detail = (await client.post(APPLY, json=[document])).json()["detail"]
+        assert detail.startswith(told)
+        assert "document" not in detail.lower() and "Nothing" not in detail
+    detail = (await client.post(APPLY, json=[DOCUMENTS[5], bad])).json()["detail"]
+    assert detail.startswith("Document 2, metadata.name: a name is")
+    assert detail.endswith("Also wrong: document 2 spec.services. Nothing was applied.")
 
 
 async def test_an_immutable_field_is_not_changed_by_apply(client: httpx.AsyncClient) -> None:

@@ -55,6 +55,7 @@ async def test_a_key_is_shown_once_in_two_forms_and_the_gateways_know_both(
         ({"expiresAt": "2020-01-01T00:00:00Z"}, 422, "spec.expiresAt"),
         ({"expiresAt": "2020-01-01T00:00:00"}, 422, "spec.expiresAt"),
         ({"expiresAt": "2999-01-01T00:00:00Z", "ttlDays": 3}, 422, "spec"),
+        ({"access": "full", "endpoints": ["demo"]}, 400, "spec.endpoints"),
         ({"ttlDays": 0}, 422, "spec.ttlDays"),
         ({"limits": {"rpm": -1}}, 422, "spec.limits.rpm"),
         ({"limits": {"rpm": True}}, 422, "spec.limits.rpm"),

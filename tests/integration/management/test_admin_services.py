@@ -11,10 +11,14 @@ import httpx
 import pytest
 
 from mooring.control.sealing import Sealer
+from mooring.control.services import model_path
+from mooring.core.errors import Unprocessable
+from mooring.core.services import LocalModel, ModelServiceSpec
 from mooring.core.snapshot import EndpointEntry, ServiceEntry, decode_endpoint, decode_service
 from mooring.settings import Settings
 from mooring.store.database import Database
 from mooring.store.events import Event, add
+from mooring.store.replicas import set_service_state
 from mooring.store.snapshot_rows import load_rows
 
 Make = Callable[..., dict[str, Any]]
@@ -229,6 +233,52 @@ async def test_a_project_with_things_in_it_stays(client: httpx.AsyncClient, endp
     assert answer.status_code == 409
     assert "1 service" in answer.json()["detail"]
     assert (await client.delete("/manage/v1/projects/default")).status_code == 409
+
+
+async def test_an_external_service_is_neither_stopped_nor_read(client: httpx.AsyncClient, external: Make) -> None:
+    await client.post(EXTERNAL, json=external("elsewhere"))
+    for answer in (
+        await client.post(f"{SERVICES}/elsewhere/stop"),
+        await client.post(f"{SERVICES}/elsewhere/start"),
+        await client.get(f"{SERVICES}/elsewhere/logs"),
+    ):
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == "'elsewhere' is an external service: it runs elsewhere."
+        assert answer.json()["nextStep"].startswith(("Disable it instead", "Read its logs where it runs"))
+
+
+async def test_an_accepted_change_is_an_update_at_once(client: httpx.AsyncClient, db: Database) -> None:
+    made = (await client.get(f"{SERVICES}/mooring-demo")).json()
+    async with db.transaction() as tx:
+        await set_service_state(tx, made["id"], state="healthy", reason="")
+    changed = (await client.patch(f"{SERVICES}/mooring-demo", json={"spec": {"replicas": 2}})).json()["status"]
+    assert (changed["state"], changed["specVersion"], changed["replicas"]) == ("updating", 2, 2)
+    assert (changed["readyReplicas"], changed["currentReplicas"]) == (0, 0)
+    async with db.transaction() as tx:
+        await set_service_state(tx, made["id"], state="healthy", reason="")
+    tagged = (await client.patch(f"{SERVICES}/mooring-demo", json={"metadata": {"tags": {"a": "b"}}})).json()
+    assert tagged["status"]["state"] == "healthy"
+
+
+async def test_a_name_that_exists_is_told_in_plain_words(client: httpx.AsyncClient, external: Make) -> None:
+    assert (await client.post("/manage/v1/keys", json={"metadata": {"name": "x"}})).status_code == 201
+    answer = (await client.post("/manage/v1/keys", json={"metadata": {"name": "x"}})).json()
+    assert answer["detail"] == "There is already an API key 'x' in the project 'default'."
+    assert answer["nextStep"] == "Choose another name, or change the existing one."
+
+
+def test_the_cause_is_told_when_a_model_file_is_not_read(tmp_path: Path) -> None:
+    def refused(path: str, *roots: str) -> Unprocessable:
+        spec = ModelServiceSpec(model=LocalModel(source="local", path=path))
+        with pytest.raises(Unprocessable) as refusal:
+            model_path(spec, Settings(model_roots=roots))
+        return refusal.value
+
+    none = refused("/m/a.gguf")
+    assert "no model roots are set" in none.message and "--model-roots DIR (MOORING_MODEL_ROOTS)" in none.next_step
+    assert str(tmp_path) in refused("/etc/a.gguf", str(tmp_path)).message
+    assert "does not exist" in refused(f"{tmp_path}/a.gguf", str(tmp_path)).message
+    assert "not an absolute path" in refused("a.gguf", str(tmp_path)).message
 
 
 async def test_events_and_logs_of_a_service(client: httpx.AsyncClient, db: Database) -> None:

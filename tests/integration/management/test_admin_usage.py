@@ -11,7 +11,7 @@ from mooring.store.usage import _insert, _row
 
 FIELDS = {
     "requestId", "endpointId", "serviceId", "keyId", "project", "dialect", "status", "promptTokens",
-    "completionTokens", "cachedTokens", "reasoningTokens", "estimated", "ended", "ttftMs", "latencyMs",
+    "completionTokens", "cachedTokens", "reasoningTokens", "estimated", "ended", "ttftMs", "latencyMs", "startedAt",
 }  # fmt: skip
 RECORD = UsageRecord(
     request_id="r", endpoint_id="ep-1", service_id="svc-1", replica_id="x", key_id="key-1", project="default",
@@ -39,6 +39,8 @@ async def test_requests_are_listed_newest_first_page_by_page(client: httpx.Async
 
     assert await ids() == ["r6", "r5", "r4", "r3", "r2", "r1", "r0"]
     assert await ids(requestId="r3") == ["r3"]
+    (one,) = (await client.get("/manage/v1/usage/requests", params={"requestId": "r3"})).json()["items"]
+    assert one["startedAt"] == "1970-01-01T00:16:41.000Z"
     assert await ids(since="1002") == ["r6", "r5", "r4"]
     assert await ids(since="1970-01-01T00:16:42Z") == ["r6", "r5", "r4"]
     assert await ids(since="1970-01-01T00:16:42+00:00", endpoint="ep-1", key="key-1", service="svc-1") != []

@@ -16,7 +16,7 @@ from mooring.core.pages import Query
 from mooring.settings import Settings
 from mooring.store.database import Database
 from mooring.store.endpoints import get_endpoint
-from mooring.store.services import list_all_services
+from mooring.store.services import delete_service, list_all_services
 
 
 async def test_the_first_start_makes_what_a_newcomer_needs(db: Database, sealer: Sealer, settings: Settings) -> None:
@@ -68,6 +68,26 @@ async def test_a_reset_gives_a_new_password_and_a_new_key_and_ends_the_old_ones(
     assert (await authenticator.authenticate(f"Bearer {after['api_key']}")).administrator
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate(f"Bearer {before['api_key']}")
+
+
+async def test_a_reset_before_the_first_start_ends_in_a_platform_with_its_demo(
+    empty_db: Database, sealer: Sealer, settings: Settings
+) -> None:
+    await bootstrap.reset(empty_db, sealer, settings)
+    await bootstrap.start(empty_db, sealer, settings)
+    content = admin_file.read(settings.data_dir) or {}
+    async with empty_db.read() as tx:
+        endpoint = await get_endpoint(tx, content["endpoint_id"])
+    assert (endpoint.metadata.name, endpoint.metadata.project) == ("demo", "default")
+
+
+async def test_a_demo_that_was_deleted_is_not_made_again(db: Database, sealer: Sealer, settings: Settings) -> None:
+    async with db.transaction() as tx:
+        for service in await list_all_services(tx):
+            await delete_service(tx, service.id)
+    await bootstrap.start(db, sealer, settings)
+    async with db.read() as tx:
+        assert await list_all_services(tx) == []
 
 
 async def test_a_new_password_leaves_admin_json(client, settings: Settings) -> None:  # type: ignore[no-untyped-def]

@@ -103,8 +103,20 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path: Path) -> None:
         migrate(f"sqlite:///{tmp_path}/mooring.db")
     with pytest.raises(DatabaseBroken, match="No such file"):
         migrate(f"sqlite:///{tmp_path}/none/mooring.db")
-    with pytest.raises(DatabaseBroken, match="can't be used"):
-        migrate("postgresql://nobody@127.0.0.1:1/none")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
+def test_a_postgresql_that_can_not_be_reached_is_one_clear_sentence(host: str) -> None:
+    with pytest.raises(DatabaseBroken, match=r"can't be reached: .* Is PostgreSQL running there") as refusal:
+        migrate(f"postgresql://nobody@{host}/none")
+    assert "backup" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "postgres://u:secret@h/d", "file.db", "postgresql:secret"])
+def test_another_kind_of_database_is_refused_with_what_is_possible(url: str) -> None:
+    with pytest.raises(DatabaseBroken, match=r"takes only postgresql://… or nothing") as refusal:
+        migrate(url)
+    assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("page", range(1, 12))

@@ -9,47 +9,12 @@ import pytest
 
 from mooring.core.snapshot import TargetEntry
 from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
-from mooring.testing.raw_client import CHAT, RawClient, request
+from mooring.testing.raw_client import CHAT, RawClient, request, until
 from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
 
 STREAM = {**CHAT, "stream": True}
 USAGE_EVENT = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}\n\n'
 DONE = b"data: [DONE]\n\n"
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def gateway(tmp_path, upstream):
-    running = RunningGateway(tmp_path)
-    await running.start(key_row(), service_row(upstream.address), endpoint_row())
-    yield running
-    await running.stop()
-
-
-@pytest.fixture
-async def client(gateway):
-    raw = await RawClient.open(gateway.port)
-    yield raw
-    raw.close()
-
-
-async def until(condition, seconds: float = 3.0) -> None:
-    """Wait, bounded, until something is true."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def streaming(*pieces: bytes, end: bool = True):

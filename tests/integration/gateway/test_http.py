@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
 from mooring.testing.raw_client import CHAT, RawClient, request
-from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
+from mooring.testing.upstream import STREAM_HEAD, chat_answer, chunk, delta, json_response
 
 BODY = b'{"model":"ep-1","messages":[]}'
 HEAD = (
@@ -19,31 +18,8 @@ LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def gateway(tmp_path, upstream):
-    running = RunningGateway(tmp_path, head_timeout_s=0.3, body_timeout_s=0.3, max_body_bytes=1 << 20)
-    await running.start(key_row(), service_row(upstream.address), endpoint_row())
-    yield running
-    await running.stop()
-
-
-@pytest.fixture
-async def client(gateway):
-    raw = await RawClient.open(gateway.port)
-    yield raw
-    raw.close()
+def gateway_settings():
+    return {"head_timeout_s": 0.3, "body_timeout_s": 0.3, "max_body_bytes": 1 << 20}
 
 
 def chunked(body: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from mooring.core.snapshot import ReplicaEntry
 from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
 from mooring.testing.raw_client import CHAT, RawClient, request
-from mooring.testing.upstream import ScriptedUpstream, chat_answer, delta, json_response
+from mooring.testing.upstream import chat_answer, delta, json_response
 
 STREAM = {**CHAT, "stream": True}
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -18,33 +18,8 @@ NO_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def gateway(tmp_path, upstream):
-    running = RunningGateway(
-        tmp_path, max_body_bytes=100_000, body_budget_bytes=1 << 20, head_timeout_s=0.5, idle_timeout_s=60
-    )
-    await running.start(key_row(), service_row(upstream.address), endpoint_row())
-    yield running
-    await running.stop()
-
-
-@pytest.fixture
-async def client(gateway):
-    raw = await RawClient.open(gateway.port)
-    yield raw
-    raw.close()
+def gateway_settings():
+    return {"max_body_bytes": 100_000, "body_budget_bytes": 1 << 20, "head_timeout_s": 0.5, "idle_timeout_s": 60}
 
 
 def says(answer: bytes, close: bool = False):

@@ -4,39 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
-from mooring.testing.raw_client import CHAT, RawClient, request
-from mooring.testing.upstream import ScriptedUpstream, chat_answer, json_response
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def gateway(tmp_path, upstream):
-    running = RunningGateway(tmp_path)
-    await running.start(key_row(), service_row(upstream.address), endpoint_row())
-    yield running
-    await running.stop()
-
-
-async def until(condition, seconds: float = 3.0) -> None:
-    """Wait, bounded, until something is true."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+from mooring.testing.gateway import service_row
+from mooring.testing.raw_client import CHAT, RawClient, request, until
+from mooring.testing.upstream import chat_answer, json_response
 
 
 def with_slots(upstream, slots):
