@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,14 @@ from mooring.testing.upstream import ScriptedUpstream
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Run on uvloop, the loop the gateway runs on."""
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A data directory with a short path: a Unix socket's path is bounded."""
+    made = Path(tempfile.mkdtemp(prefix="mooring-"))
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,26 +24,6 @@ from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chunk, delta
 
 STREAM = {**CHAT, "stream": True}
 DONE = b"data: [DONE]\n\n"
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-def folder():
-    made = Path(tempfile.mkdtemp(prefix="mooring-"))  # short: a Unix socket's path is bounded
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import stat
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,28 +36,8 @@ from mooring.testing.upstream import ScriptedUpstream, json_response
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-def folder():
-    made = Path(tempfile.mkdtemp(prefix="mooring-"))  # short: a Unix socket's path is bounded
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
 async def control(folder):
     server = FakeFeed(folder / "run" / "feed.sock")
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
     await server.start()
     yield server
     await server.stop()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +12,7 @@ from mooring.testing.feed_server import until
 from mooring.testing.gateway import RunningGateway, endpoint_row, key_row, service_row
 from mooring.testing.public_socket import FakePublicSocket
 from mooring.testing.raw_client import CHAT, RawClient, request
-from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
+from mooring.testing.upstream import STREAM_HEAD, chat_answer, chunk, delta, json_response
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -30,28 +27,8 @@ SWITCH = (
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio", {"use_uvloop": True}  # the loop the gateway runs on
-
-
-@pytest.fixture
-def folder():
-    made = Path(tempfile.mkdtemp(prefix="mooring-"))  # short: a Unix socket's path is bounded
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
 async def control(folder):
     server = FakePublicSocket(folder / "run" / "public.sock")
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def upstream():
-    server = ScriptedUpstream()
     await server.start()
     yield server
     await server.stop()
