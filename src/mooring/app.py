@@ -126,6 +126,9 @@ class _Control:
         self._loop: Loop
         self._placement: LocalPlacement
         self._services: Services
+        self._folder = settings.data_dir
+        self._inodes = _inodes(settings.data_dir)
+        self._folder_lost = False
 
     async def run(self) -> None:
         """Start everything, engines first; serve until told to stop; stop everything in order."""
@@ -173,12 +176,20 @@ class _Control:
         settings = self._settings
         self._placement = LocalPlacement(settings)
         self._lease = Lease(self._db, LEASE, f"{socket.gethostname()}:{settings.data_dir.absolute()}")
-        self._loop = Loop("services", self._step, beat_s=services.BEAT_S, may=self._lease.held)
+        self._loop = Loop("services", self._step, beat_s=services.BEAT_S, may=self._may_act)
         self._services = services.Services(
             self._db, self._placement, unseal=self._sealer.unseal, wake=self._loop.wake, settings=settings
         )
         self._db.on_commit.append(self._loop.wake)
         self._tasks["services"] = asyncio.create_task(self._loop.run())
+
+    async def _may_act(self) -> bool:
+        """Say no once the data directory is gone: its engines could not be seen, and others would be started."""
+        if _inodes(self._folder) != self._inodes:
+            if not self._folder_lost:
+                log.error("%s was deleted or replaced; no engine is started or stopped any more", self._folder)
+            self._folder_lost = True
+        return not self._folder_lost and await self._lease.held()
 
     async def _step(self) -> float | None:
         return await self._services.step()
@@ -245,6 +256,15 @@ class _Control:
         server.should_exit = True
         await asyncio.gather(self._tasks["management"], return_exceptions=True)
         await self._lease.release()
+
+
+def _inodes(folder: Path) -> tuple[int, ...]:
+    """Return which data directory and lock these are; others mean that somebody deleted ours under us."""
+    found: list[int] = []
+    for path in (folder, folder / "lock"):
+        with contextlib.suppress(OSError):
+            found.append(path.stat().st_ino)
+    return tuple(found)
 
 
 def _private_socket(path: Path) -> socket.socket:

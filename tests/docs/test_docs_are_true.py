@@ -107,6 +107,17 @@ def test_the_readmes_begin_with_what_a_newcomer_needs() -> None:
             assert needed in screen, f"{shown(readme)}: {needed}"
 
 
+def test_the_readmes_say_the_same_in_the_same_order() -> None:
+    def outline(readme: Path) -> tuple[list[str], list[str], set[str], int]:
+        text = readme.read_text(encoding="utf-8")
+        levels = re.findall(r"^(#+) ", text, re.MULTILINE)
+        lines = re.findall(r"^\$ \.venv/bin/mooring (\w+(?: [a-z][\w-]*)?)", text, re.MULTILINE)
+        links = set(re.findall(r"\]\(([^)\s]+)\)", text)) - {"README.md", "README.zh.md"}
+        return levels, lines, links, text.count("```")
+
+    assert outline(READMES[0]) == outline(READMES[1])
+
+
 def test_the_error_tree_is_drawn_as_it_is() -> None:
     drawn = re.findall(r"^[├└│─ ]*(\w+) +(\d{3}) (\w+)( +\(retryable\))?$", errors.__doc__ or "", re.MULTILINE)
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.MooringError)]

@@ -121,7 +121,13 @@ class Platform:
         process = self.launch(*flags)
         until(lambda: "Mooring is ready" in self.out() or process.poll() is not None, "the banner", START_S)
         assert process.poll() is None, f"it ended with {process.returncode}:\n{self.err()}"
+        if self.admin.get("endpoint_id"):  # a later start does not wait for the demo model
+            until(lambda: self._demo_state() != "Scheduling", "the demo endpoint", START_S)
         return self
+
+    def _demo_state(self) -> str:
+        answer = self.call("GET", f"/manage/v1/endpoints/{self.admin['endpoint_id']}")
+        return str(answer.json["status"]["state"]) if answer.status == 200 else ""
 
     def stop(self) -> int:
         """Stop it in order; return its exit status."""

@@ -140,7 +140,7 @@ def test_the_first_start_serves_management_on_private_sockets_and_brings_up_the_
     took_s = control.start().ready()
     status = control.until_state("healthy")
     assert took_s < 15, "measured 1.7 s on an idle machine"
-    assert status["replicas"] == {"ready": 1, "total": 1}
+    assert (status["replicas"], status["readyReplicas"], status["currentReplicas"]) == (1, 1, 1)
     for name in ("public.sock", "feed.sock"):
         assert stat.S_IMODE((control.run / name).stat().st_mode) == 0o600
     assert control.end() == 0
@@ -273,3 +273,26 @@ def test_a_gateway_process_loads_nothing_of_management():
     environment = {"PYTHONPATH": source, "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_data_directory_deleted_under_it_starts_no_second_engine(served):
+    (engine,) = served.engine_pids()
+    output = served.process.stderr.fileno()
+    os.set_blocking(output, False)
+    said = b""
+
+    def told():
+        nonlocal said
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(output, 65536)
+        return b"no engine is started or stopped any more" in said
+
+    shutil.rmtree(served.folder, ignore_errors=True)
+    try:
+        until(told, "control says that its folder is gone", 15)
+        assert running(engine)
+        assert not (served.folder / "replicas").exists()
+        assert said.count(b"any more") == 1
+    finally:
+        served.end(signal.SIGKILL)
+        os.kill(engine, signal.SIGKILL)

@@ -43,6 +43,8 @@ die_with_parent(settings.supervisor_pid)
 (settings.data_dir / "admin.json").write_text(json.dumps(
     {"base_url": settings.base_url, "username": "admin", "password": "pw-secret", "api_key": "mk-secret",
      "endpoint_id": "ep-1"}))
+if not (settings.data_dir / "endpoint").exists():
+    (settings.data_dir / "endpoint").write_text("Healthy 2999-01-01T00:00:00Z")
 (settings.data_dir / "control.pid").write_text(str(os.getpid()))
 (settings.run_dir / "control.ready").write_text("")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -81,7 +83,14 @@ def answer(connection):
             time.sleep(0.01)
         facts = {"pid": os.getpid(), "slot": settings.worker_slot, "port": settings.port,
                  "files": resource.getrlimit(resource.RLIMIT_NOFILE), "path": path}
+        if path.startswith("/manage/v1/endpoints/"):
+            state, made = (settings.data_dir / "endpoint").read_text().split()
+            facts = {"metadata": {"createdAt": made}, "status": {"state": state}}
+        if path == "/v1/models":
+            facts = {"data": [{"id": "ep-1", "state": "healthy"}]}
         if path.endswith("/chat/completions"):
+            with open(settings.data_dir / "chats", "a") as chats:
+                chats.write("x")
             facts = {"choices": [{"message": {"content": "你好！很高兴见到您。"}}]}
         body = json.dumps(facts).encode()
         head = b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body)
@@ -211,6 +220,7 @@ def test_it_starts_says_where_everything_is_and_stops_with_zero(platform: Platfo
     said = platform.out()
     assert said.splitlines()[-1] == f"Mooring is ready: http://127.0.0.1:{platform.port}"
     assert "你好 → 你好！很高兴见到您。" in said
+    assert (platform.data_dir / "chats").read_text() == "x", "one call"
     assert "admin.json" in said and "secret" not in said
     gateway, control = platform.pid(), platform.control_pid()
     assert platform.ask()["port"] == platform.port, "children are told the port that was chosen"
@@ -220,6 +230,33 @@ def test_it_starts_says_where_everything_is_and_stops_with_zero(platform: Platfo
     assert platform.wait() == 0
     assert start_time(gateway) is None and start_time(control) is None
     assert "Traceback" not in platform.err()
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "shows_curl"),
+    [
+        ("Healthy", "It just answered", True),
+        ("Stopped", "The demo endpoint is stopped.", False),
+        ("Abnormal", "The demo endpoint can't answer: its service does not run", False),
+    ],
+)
+def test_a_later_start_calls_the_demo_model_only_when_it_can_answer(
+    platform: Platform, state: str, told: str, shows_curl: bool
+) -> None:
+    platform.data_dir.mkdir()
+    (platform.data_dir / "endpoint").write_text(f"{state} 2026-01-01T00:00:00Z")
+    platform.start()
+    platform.wait_ready()
+    said = platform.out()
+    assert told in said
+    assert ("curl" in said) is shows_curl
+    assert (platform.data_dir / "chats").exists() is (state == "Healthy")
+
+
+def test_a_model_root_that_does_not_exist_is_a_warning_and_no_refusal(platform: Platform) -> None:
+    platform.start(model_roots="/no/such/folder")
+    platform.wait_ready()
+    assert "warning: the model root /no/such/folder (--model-roots) is not a folder" in platform.err()
 
 
 def test_the_curl_in_the_banner_finds_the_key(platform: Platform, requires: Callable[[str], str]) -> None:

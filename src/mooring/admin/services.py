@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from mooring.admin.collections import Limit, ProjectOfName, Ref, answer, collection
 from mooring.admin.parts import Caller, Parts
 from mooring.control.events import get_any_service, may_read_logs, newest_events
+from mooring.control.external_services import runs_elsewhere
+from mooring.core.external_services import ExternalService
 from mooring.core.objects import DEFAULT_PROJECT, to_wire
 
 MAX_LINES = 10_000
@@ -60,4 +62,6 @@ async def read_service_logs(
     """Return plain text."""
     may_read_logs(caller)
     service = await get_any_service(parts.orders.db, ref, project)
+    if isinstance(service, ExternalService):
+        raise runs_elsewhere(service, "Read its logs where it runs.")
     return PlainTextResponse(await parts.read_logs(service.id, tail))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from mooring.cli.problems import CommandError
 from mooring.cli.session import Format, Session, connected
 
 
@@ -20,23 +22,30 @@ def apply(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")] = False,
 ) -> None:
-    """Create or update what the documents describe, in one transaction.
+    """Create or update what the documents describe, in one transaction. The result is printed before the waiting.
 
     Example: [bold]mooring apply -f examples/ --wait[/bold]
     """
     from mooring.cli import kinds, output, waiting
-    from mooring.cli.documents import read_documents
+    from mooring.cli.documents import name_places, read_placed
 
-    items = kinds.apply_documents(session.client, read_documents(file), dry_run=dry_run)
-    if wait and not dry_run:
-        items = waiting.wait_for_services(session.client, items, timeout)
+    placed = read_placed(file)
+    try:
+        items = kinds.apply_documents(session.client, [each.document for each in placed], dry_run=dry_run)
+    except CommandError as error:
+        raise name_places(error, placed) from None
+    # Before the waiting: a key is shown only once, and whoever waits may lose patience or the connection.
     if session.output is Format.table:
-        _print_actions(items, dry_run)
+        print_actions(items, dry_run=dry_run)
     else:
         output.print_data({"items": items}, session.output)
+    sys.stdout.flush()
+    if wait and not dry_run:
+        waiting.wait_for_services(session.client, items, timeout)
 
 
-def _print_actions(items: list[dict], dry_run: bool) -> None:
+def print_actions(items: list[dict], *, dry_run: bool = False) -> None:
+    """Print what became of each document, and the keys that were made."""
     for item in items:
         would = "would be " if dry_run and item["action"] != "unchanged" else ""
         name = f"{item['kind']} {item['metadata']['name']}"

@@ -51,27 +51,33 @@ def _arguments(session: Session, endpoint: str, message: str, project: str) -> t
 
 
 def _find_model(session: Session, name: str, project: str) -> str:
-    """Return what `name` is called in `model`, "" if this key may call nothing of that name."""
-    from mooring.cli.kinds import find_kind, get_object
+    """Return what `name` is called in `model`, "" if this key may call nothing of that name.
 
-    if name in _models(session):
-        return name
-    try:
-        return str(get_object(session.client, find_kind("endpoint"), name, project)["id"])
-    except CommandError:
-        return ""  # no such endpoint, or a key that may not look: the gateway has the last word
+    An endpoint comes before a service of the same name, and one of `project` before another project's. A disabled
+    one is found too: the gateway then says why it does not answer.
+    """
+    models = _models(session)
+    named = [model for model in models if _is_endpoint(model) and model.get("name") == name]
+    named.sort(key=lambda model: model.get("owned_by") != project)
+    if named:
+        return str(named[0]["id"])
+    return name if any(name in (model["id"], model.get("name")) for model in models) else ""
 
 
-def _models(session: Session) -> list[str]:
-    return [str(model["id"]) for model in session.client.get("/v1/models")["data"]]
+def _models(session: Session) -> list[dict[str, Any]]:
+    return session.client.get("/v1/models")["data"]
+
+
+def _is_endpoint(model: dict[str, Any]) -> bool:
+    return str(model["id"]).startswith("ep-") and model["id"] != model.get("name")
 
 
 def _only_model(session: Session) -> str:
     models = _models(session)
     if not models:
         raise CommandError("This key may call no model.", "Deploy one with: mooring deploy mooring-demo")
-    endpoints = [model for model in models if model.startswith("ep-")]
-    return (endpoints or models)[0]
+    endpoints = [model for model in models if _is_endpoint(model)]
+    return str((endpoints or models)[0]["id"])
 
 
 def _converse(session: Session, options: dict[str, Any], messages: list[dict[str, str]]) -> None:
@@ -101,21 +107,24 @@ def _turn(session: Session, options: dict[str, Any], messages: list[dict[str, st
 
 
 def _print_stream(session: Session, body: dict[str, Any]) -> str:
-    """Print an answer as it comes, its reasoning dim; return the answer without the reasoning."""
-    dim, plain = (DIM, PLAIN) if sys.stdout.isatty() else ("", "")
+    """Print an answer as it comes and return it. Reasoning is dim; where stdout is no terminal it goes to stderr."""
+    terminal = sys.stdout.isatty()
+    dim, plain = (DIM, PLAIN) if terminal else ("", "")
+    beside = sys.stdout if terminal else sys.stderr
     parts: list[str] = []
     thought = ""
     for event in session.client.stream("/v1/chat/completions", body):
         if error := event.get("error"):
             raise CommandError(str(error.get("message", error)))
-        delta = event["choices"][0]["delta"] if event.get("choices") else {}
+        choice = event["choices"][0] if event.get("choices") else {}
+        delta = choice.get("delta") or choice.get("message") or {}  # a message: the whole answer came at once
         if reasoning := delta.get("reasoning_content"):
             thought += reasoning
-            print(f"{dim}{reasoning}{plain}", end="", flush=True)
+            print(f"{dim}{reasoning}{plain}", end="", file=beside, flush=True)
         if content := delta.get("content"):
             if not parts:
                 content = content.lstrip("\n")
-                print(_gap(thought), end="")
+                print(_gap(thought), end="", file=beside, flush=True)
             parts.append(content)
             print(content, end="", flush=True)
     print()

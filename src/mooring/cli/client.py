@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
+import socket
 import ssl
 import urllib.error
 import urllib.parse
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mooring import __version__
-from mooring.cli.problems import CommandError, NotFoundError
+from mooring.cli.problems import CommandError, NotFoundError, RefusedKeyError
 
 Json = dict[str, Any]
 PAGE = 200
+HANDSHAKE_S = 3.0
 
 
 class Client:
@@ -74,9 +76,15 @@ class Client:
         return found[:most]
 
     def stream(self, path: str, body: Json) -> Iterator[Json]:
-        """Yield the JSON data of each server-sent event of the answer to POST, until `[DONE]`."""
+        """Yield the JSON data of each server-sent event of the answer to POST, until `[DONE]`.
+
+        Some services answer with plain JSON although a stream was asked for: that is then the only one.
+        """
         with self._open("POST", path, {}, body) as answer:
             try:
+                if answer.headers.get_content_type() == "application/json":
+                    yield json.loads(answer.read())
+                    return
                 for line in answer:
                     data = line.strip().removeprefix(b"data:").strip()
                     if line.startswith(b"data:") and data != b"[DONE]":
@@ -138,20 +146,14 @@ def _refusal(status: int, raw: bytes) -> CommandError:
         body = None
     if not isinstance(body, dict):
         return CommandError(f"The platform answered with status {status}.", "Look at its log.")
-    kind = NotFoundError if status == 404 else CommandError
+    kind = {401: RefusedKeyError, 404: NotFoundError}.get(status, CommandError)
     error = body.get("error")
     if isinstance(error, dict):
         return kind(str(error.get("message") or f"status {status}"), str(error.get("next_step") or ""))
     message = str(body.get("detail") or body.get("title") or f"status {status}")
-    faults = [_fault(fault) for fault in body.get("errors") or []]
-    if len(faults) > 1:
-        message = "\n".join([message, *faults])
-    return kind(message, str(body.get("nextStep") or ""))
-
-
-def _fault(fault: Json) -> str:
-    number = f"document {fault['index'] + 1}, " if "index" in fault else ""
-    return f"  {number}{fault.get('field')}: {fault.get('message')}"
+    refusal = kind(message, str(body.get("nextStep") or ""))
+    refusal.faults = [fault for fault in body.get("errors") or [] if isinstance(fault, dict)]
+    return refusal
 
 
 def _unreachable(base_url: str, error: OSError | HTTPException) -> CommandError:
@@ -161,4 +163,28 @@ def _unreachable(base_url: str, error: OSError | HTTPException) -> CommandError:
             f"The certificate of {base_url} is not trusted: {reason.verify_message}.",
             "Give the folder that holds it with --data-dir, or its file in SSL_CERT_FILE.",
         )
+    if isinstance(reason, ssl.SSLError) and reason.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        plain = base_url.replace("https:", "http:", 1)
+        return CommandError(f"What answers at {base_url} does not speak HTTPS.", f"Try: --url {plain}")
+    if isinstance(reason, HTTPException | ConnectionResetError) and _speaks_tls(base_url):
+        secure = base_url.replace("http:", "https:", 1)
+        return CommandError(f"What answers at {base_url} speaks HTTPS only.", f"Try: --url {secure}")
     return CommandError(f"No platform answers at {base_url} ({reason}).", "Is it running? Start it with: mooring up")
+
+
+def _speaks_tls(base_url: str) -> bool:
+    """Whether a plain-text call met a TLS server; nothing but a handshake is sent there."""
+    parts = urllib.parse.urlsplit(base_url)
+    if parts.scheme != "http":
+        return False
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((parts.hostname or "", parts.port or 80), timeout=HANDSHAKE_S) as plain,
+            context.wrap_socket(plain, server_hostname=parts.hostname),
+        ):
+            return True
+    except OSError:
+        return False

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mooring.cli.problems import CommandError
+from mooring.cli.problems import CommandError, RefusedKeyError
 from mooring.cli.session import DataDir, Format, Key, OutputFormat, Url, connect
 
 DISK_MIB = 512  # below this the journal and the database are in danger
@@ -88,6 +88,7 @@ def check_processor(cpuinfo: Path) -> Check:
 def check_platform(url: str, key: str, data_dir: Path) -> Iterator[Check]:
     """Yield what the running platform says of itself: gateway, management, services."""
     from mooring.cli.kinds import API
+    from mooring.cli.waiting import has_trouble
 
     try:
         client = connect(url, key, data_dir, Format.table).client
@@ -96,13 +97,16 @@ def check_platform(url: str, key: str, data_dir: Path) -> Iterator[Check]:
         yield Check("Gateway", True, f"answers at {client.base_url}")
         services = client.items(f"{API}/services") + client.items(f"{API}/external-services")
         yield Check("Management API", True, f"{len(services)} services")
+    except RefusedKeyError as error:
+        advice = f"Give another with --key. Is it lost? mooring admin reset --data-dir {data_dir}"
+        yield Check("Management API", False, error.message, advice)
+        return
     except CommandError as error:
         yield Check("Platform", False, error.message, error.next_step)
         return
     for service in services:
         name, status = service["metadata"]["name"], service["status"]
-        fine = status["state"] not in ("failed", "unhealthy")
         reason = f": {status['reason']}" if status.get("reason") else ""
         shown = "logs" if service["kind"] == "ModelService" else "events"
         advice = f"See: mooring services {shown} {name}"
-        yield Check(f"Service {name}", fine, status["state"] + reason, advice)
+        yield Check(f"Service {name}", not has_trouble(service), status["state"] + reason, advice)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,53 @@ from mooring.cli.problems import CommandError, UsageError
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def read_documents(sources: list[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Placed:
+    """A document and where it stands: its file and, if the file holds several, its number there, from 1."""
+
+    document: dict[str, Any]
+    place: str
+
+
+def read_placed(sources: list[str]) -> list[Placed]:
     """Return all documents of files, folders and "-" (stdin), in the order given; files of a folder by name.
 
     Raises:
         UsageError: a source does not exist or holds no document.
         CommandError: a document is not valid YAML or not an object with a `kind`.
     """
-    documents: list[dict[str, Any]] = []
+    documents: list[Placed] = []
     for source in sources:
-        found = [document for path in _files(source) for document in _parse(path)]
+        found = [placed for path in _files(source) for placed in _place(path, _parse(path))]
         if not found:
             raise UsageError(f"{source} holds no document.", "A document starts with a line such as: kind: Endpoint")
         documents += found
     return documents
+
+
+def name_places(error: CommandError, placed: list[Placed]) -> CommandError:
+    """Return a refusal that names files instead of counting documents over all of them."""
+    places = [each.place for each in placed]
+
+    def name(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return places[number - 1] if 0 < number <= len(places) else match[0]
+
+    if len({place.partition(", document ")[0] for place in places}) > 1:
+        error.message = re.sub(r"\b[Dd]ocument (\d+)", name, error.message)
+    for fault in error.faults:
+        index = fault.get("index")
+        fault["place"] = places[index] if isinstance(index, int) and len(places) > 1 else ""
+    return error
+
+
+def _place(path: str, documents: list[dict[str, Any]]) -> list[Placed]:
+    shown = "stdin" if path == "-" else path
+    several = len(documents) > 1
+    return [
+        Placed(document, f"{shown}, document {number}" if several else shown)
+        for number, document in enumerate(documents, 1)
+    ]
 
 
 def _files(source: str) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from mooring.cli.kinds import apply_documents, find_kind, get_object
-from mooring.cli.objects import Name, Tag, change_object, delete_object, list_objects
-from mooring.cli.output import print_data, print_objects
+from mooring.cli.objects import Name, Tag, change_object, delete_object, list_objects, print_applied
+from mooring.cli.output import print_data
 from mooring.cli.problems import NotFoundError, UsageError
 from mooring.cli.session import Project, Session, connected
 
@@ -59,7 +59,7 @@ def create(
     except NotFoundError:
         pass
     document = {"kind": "Endpoint", "metadata": metadata, "spec": spec}
-    print_objects(apply_documents(session.client, [document]), find_kind("endpoint").columns, session.output)
+    print_applied(session, apply_documents(session.client, [document]))
 
 
 @app.command()

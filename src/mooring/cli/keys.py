@@ -29,7 +29,7 @@ def list_(session: Session, project: Project = "default", tag: Tag = "") -> None
 def get(session: Session, label: Name, project: Project = "default") -> None:
     """Show a key's label, rights and state; never the key itself.
 
-    Example: [bold]mooring keys get app-key[/bold]
+    Example: [bold]mooring keys get my-key[/bold]
     """
     print_data(get_object(session.client, find_kind("key"), label, project), session.output)
 
@@ -49,7 +49,7 @@ def create(
 ) -> None:
     """Make a key and show it, this once.
 
-    Example: [bold]mooring keys create app-key -d "for the app" -e chat[/bold]
+    Example: [bold]mooring keys create my-key -d "for my app" -e chat[/bold]
     """
     spec: dict[str, Any] = {"access": "full" if full else "inference"}
     for field, value in (("description", description), ("endpoints", endpoint), ("ttlDays", ttl_days)):
@@ -74,7 +74,7 @@ def delete(
 ) -> None:
     """Delete a key; new requests with it are refused within a second.
 
-    Example: [bold]mooring keys delete app-key[/bold]
+    Example: [bold]mooring keys delete my-key[/bold]
     """
     delete_object(session, "key", label, project)
 
@@ -84,7 +84,7 @@ def delete(
 def enable(session: Session, label: Name, project: Project = "default") -> None:
     """Switch a key on again.
 
-    Example: [bold]mooring keys enable app-key[/bold]
+    Example: [bold]mooring keys enable my-key[/bold]
     """
     change_object(session, find_kind("key"), label, project, {"enabled": True})
 
@@ -94,6 +94,6 @@ def enable(session: Session, label: Name, project: Project = "default") -> None:
 def disable(session: Session, label: Name, project: Project = "default") -> None:
     """Switch a key off without deleting it.
 
-    Example: [bold]mooring keys disable app-key[/bold]
+    Example: [bold]mooring keys disable my-key[/bold]
     """
     change_object(session, find_kind("key"), label, project, {"enabled": False})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from mooring.cli.client import Client, Json
-from mooring.cli.problems import NotFoundError, UsageError
+from mooring.cli.problems import CommandError, NotFoundError, UsageError
 
 API = "/manage/v1"
 Column = tuple[str, Callable[[Json], Any]]
@@ -22,13 +23,19 @@ class Kind:
         name: as in `kind:` of a document.
         words: what the user may type for it.
         collection: its path below /manage/v1.
-        columns: title and value of each column of its table, made to fit into 80 characters.
+        columns: title and value of each column of its table.
     """
 
     name: str
     words: tuple[str, ...]
     collection: str
     columns: tuple[Column, ...]
+
+    @property
+    def told(self) -> str:
+        """The kind in a sentence, without article."""
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name).lower()
+        return words.replace("api key", "API key")
 
 
 def _at(*path: str) -> Callable[[Json], Any]:
@@ -42,8 +49,8 @@ def _at(*path: str) -> Callable[[Json], Any]:
 
 
 def _replicas(item: Json) -> str:
-    count = item.get("status", {}).get("replicas") or {}
-    return f"{count.get('ready', 0)}/{count.get('total', 0)}" if item["kind"] == "ModelService" else "–"
+    status = item.get("status", {})
+    return f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}" if item["kind"] == "ModelService" else "–"
 
 
 def _targets(item: Json) -> str:
@@ -51,6 +58,19 @@ def _targets(item: Json) -> str:
     if len(targets) == 1:
         return str(targets[0]["name"])
     return ", ".join(f"{target['name']}:{target.get('weight', 1)}" for target in targets)
+
+
+def _state(item: Json) -> str:
+    state = str(item.get("status", {}).get("state", ""))
+    return f"{state}, disabled" if item["spec"].get("enabled") is False else state
+
+
+def _kind(item: Json) -> str:
+    return "model" if item["kind"] == "ModelService" else "external"
+
+
+def _expiry(item: Json) -> str:
+    return str(item["spec"].get("expiresAt") or "never")[:10]
 
 
 def _scope(item: Json) -> str:
@@ -61,9 +81,10 @@ NAME: Column = ("NAME", _at("metadata", "name"))
 ID: Column = ("ID", _at("id"))
 STATE: Column = ("STATE", _at("status", "state"))
 REASON: Column = ("REASON", _at("status", "reason"))
-_SERVICE: tuple[Column, ...] = (
-    NAME, ID, STATE, ("READY", _replicas), ("MODEL", _at("status", "servedModel")), REASON,
+SERVICES: tuple[Column, ...] = (
+    NAME, ID, ("KIND", _kind), ("STATE", _state), ("READY", _replicas), ("MODEL", _at("status", "servedModel")), REASON,
 )  # fmt: skip
+_SERVICE = tuple(column for column in SERVICES if column[0] != "KIND")
 
 KINDS = (
     Kind(
@@ -96,6 +117,7 @@ KINDS = (
             ID,
             STATE,
             ("ACCESS", _at("spec", "access")),
+            ("EXPIRES", _expiry),
             ("ENDPOINTS", _scope),
         ),
     ),
@@ -124,13 +146,13 @@ def get_object(client: Client, kind: Kind, name: str, project: str) -> Json:
     """Return the object with this id, or with this name in `project`.
 
     Raises:
-        CommandError: there is none.
+        NotFoundError: there is none.
     """
     try:
         return client.get(object_path(kind, name), project=project)
     except NotFoundError:
         raise NotFoundError(
-            f"There is no {kind.name} '{name}' in project '{project}'.",
+            f"There is no {kind.told} '{name}' in project '{project}'.",
             f"See what exists with: mooring get {kind.words[0]}",
         ) from None
 
@@ -149,7 +171,23 @@ def get_service(client: Client, name: str, project: str) -> tuple[Kind, Json]:
     raise NotFoundError(f"There is no service '{name}' in project '{project}'.", "See: mooring services list")
 
 
+def names_of(client: Client, *words: str) -> dict[str, str]:
+    """Return the names of all objects of some kinds by id; {} if this key may not look."""
+    names: dict[str, str] = {}
+    for word in words:
+        try:
+            items = client.items(f"{API}/{find_kind(word).collection}")
+        except CommandError:
+            continue
+        names |= {item["id"]: item["metadata"]["name"] for item in items}
+    return names
+
+
 def apply_documents(client: Client, documents: list[Json], *, dry_run: bool = False) -> list[Json]:
-    """Apply documents in one transaction and return the objects with their `action`."""
+    """Apply documents in one transaction and return the objects with their `action`.
+
+    Raises:
+        CommandError: one was refused; nothing was applied.
+    """
     answer = client.post(f"{API}/apply", {"items": documents}, dryRun="true" if dry_run else None)
     return answer["items"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -38,6 +40,25 @@ app.command(rich_help_panel="Objects")(objects.get)
 app.command(rich_help_panel="Objects")(objects.delete)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    url: Annotated[str, typer.Option("--url", help="Base URL of the platform.")] = "",
+    key: Annotated[str, typer.Option("--key", help="API key with full access, or user:password.")] = "",
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder of the platform.")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Deploy language models and govern them behind one gateway."""
+    # The commands look here for what they were not given themselves: session.given_before.
+
+
 @app.command(rich_help_panel="Platform")
 def version() -> None:
     """Show the version.
@@ -55,6 +76,9 @@ def run(arguments: list[str] | None = None) -> None:
         app(arguments)
     except CommandError as error:
         print(f"Error: {error.message}", file=sys.stderr)
+        for fault in error.faults if len(error.faults) > 1 else ():
+            place = f"{fault['place']}, " if fault.get("place") else ""
+            print(f"  {place}{fault.get('field')}: {fault.get('message')}", file=sys.stderr)
         if error.next_step:
             print(error.next_step, file=sys.stderr)
         sys.exit(error.status)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mooring.cli.kinds import API, Kind, find_kind, get_object, object_path
-from mooring.cli.output import print_data, print_objects, say
-from mooring.cli.session import Project, Session, connected
+from mooring.cli.kinds import API, Kind, find_kind, get_object, names_of, object_path
+from mooring.cli.output import print_data, print_object, print_objects, say
+from mooring.cli.session import Format, Project, Session, connected
 
 KindWord = Annotated[
     Kind,
@@ -55,17 +55,39 @@ def list_objects(session: Session, word: str, project: str, tag: str = "") -> No
     """Print all objects of the kind that `word` names; project "" means every project."""
     kind = find_kind(word)
     items = session.client.items(f"{API}/{kind.collection}", project=project, tag=tag.replace("=", ":", 1))
+    if kind.name == "ApiKey" and session.output is Format.table:
+        items = _with_endpoint_names(session, items)
     print_objects(items, kind.columns, session.output)
+
+
+def _with_endpoint_names(session: Session, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not any(key["spec"].get("endpoints") for key in keys):
+        return keys
+    names = names_of(session.client, "endpoint")
+    return [
+        {**key, "spec": {**key["spec"], "endpoints": [names.get(ref, ref) for ref in key["spec"]["endpoints"]]}}
+        if key["spec"].get("endpoints")
+        else key
+        for key in keys
+    ]
 
 
 def delete_object(session: Session, word: str, name: str, project: str) -> None:
     """Delete the object with this name or id and say so."""
     kind = find_kind(word)
     item = session.client.delete(object_path(kind, name), project=project)
-    say(f"{kind.name} {item['metadata']['name']} deleted ({item['id']}).")
+    say(f"Deleted the {kind.told} {item['metadata']['name']} ({item['id']}).")
 
 
 def change_object(session: Session, kind: Kind, name: str, project: str, spec: dict[str, Any]) -> None:
     """Merge `spec` into the object's and print how it is then."""
     item = session.client.patch(object_path(kind, name), {"spec": spec}, project=project)
-    print_objects([item], kind.columns, session.output)
+    print_object(item, kind.columns, session.output)
+
+
+def print_applied(session: Session, items: list[dict[str, Any]]) -> None:
+    """Print what became of the one object of a command: created, updated or unchanged."""
+    if session.output is Format.table:
+        item = items[0]
+        say(f"{item['kind']} {item['metadata']['name']} {item['action']}.")
+    print_object(items[0], find_kind(items[0]["kind"]).columns, session.output)

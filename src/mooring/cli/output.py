@@ -14,6 +14,12 @@ from mooring.cli.session import Format
 PIPED_WIDTH = 10_000  # a pipe has no width: nothing is wrapped or cut there
 
 
+# Columns that may take several lines, broken at spaces, and the characters they get at least; an id fits whole.
+FLEXIBLE = {"REASON": 20, "MESSAGE": 24, "DESCRIPTION": 16, "SERVICES": 16, "ENDPOINTS": 24}
+# Left out in this order where width is scarce.
+SPARE = ("MODEL", "REQUEST", "ENDED", "SERVICE", "TYPE", "ACCESS", "SERVICES", "ID")
+
+
 def print_objects(items: Sequence[dict[str, Any]], columns: Sequence[Column], output: Format) -> None:
     """Print a list: a table with the columns that say something, or `{"items": […]}`."""
     if output is not Format.table:
@@ -27,6 +33,14 @@ def print_objects(items: Sequence[dict[str, Any]], columns: Sequence[Column], ou
     print_table([columns[index][0] for index in used], [[row[index] for index in used] for row in values])
 
 
+def print_object(item: dict[str, Any], columns: Sequence[Column], output: Format) -> None:
+    """Print one object: a row of its table, or the object itself."""
+    if output is Format.table:
+        print_objects([item], columns, output)
+    else:
+        print_data(item, output)
+
+
 def print_data(data: Any, output: Format) -> None:
     """Print JSON-ready data as JSON, or as YAML for `yaml` and `table` (one object reads best as YAML)."""
     if output is Format.json:
@@ -38,21 +52,44 @@ def print_data(data: Any, output: Format) -> None:
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns; on a terminal long cells are wrapped, in a pipe they stay whole."""
+    """Print aligned columns. On a terminal columns are left out or texts wrapped, ids never; a pipe gets all."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    width = Console().width if sys.stdout.isatty() else PIPED_WIDTH
+    shown = fitting(titles, rows, width)
+    if missing := [titles[index] for index in range(len(titles)) if index not in shown]:
+        say(f"Left out for want of width: {', '.join(missing)}. See all with -o json, or in a wider window.")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in ("NAME", "LABEL", "ID", "STATE"))
+    for index in shown:
+        flexible = titles[index] in FLEXIBLE
+        least = _width(titles, rows, [index])
+        table.add_column(titles[index], overflow="fold", no_wrap=not flexible, min_width=least)
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else PIPED_WIDTH)
+        table.add_row(*(Text(row[index], style=_STYLES.get(row[index], "")) for index in shown))
+    console = Console(width=max(width, _width(titles, rows, shown)))
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def fitting(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return the columns to show in `width` characters: all, or those that remain after leaving out SPARE ones."""
+    shown = list(range(len(titles)))
+    for title in SPARE:
+        if _width(titles, rows, shown) <= width:
+            break
+        shown = [index for index in shown if titles[index] != title]
+    return shown
+
+
+def _width(titles: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    needed = 0
+    for index in shown:
+        size = max(len(titles[index]), *(len(row[index]) for row in rows), 0)
+        needed += min(size, FLEXIBLE.get(titles[index], size))
+    return needed + 2 * (len(shown) - 1)
 
 
 def say(text: str) -> None:

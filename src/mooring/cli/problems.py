@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class CommandError(Exception):
     """A command ends without having done its work.
@@ -10,17 +12,23 @@ class CommandError(Exception):
         message: what happened, one sentence.
         next_step: what the user should do now; may be empty.
         status: exit status of the process: 1 refused, 2 wrong usage.
+        faults: what is wrong where, each with `field`, `message` and, of several documents, `index` from 0.
     """
 
     def __init__(self, message: str, next_step: str = "", *, status: int = 1) -> None:
         self.message = message
         self.next_step = next_step
         self.status = status
+        self.faults: list[dict[str, Any]] = []
         super().__init__(message)
 
 
 class NotFoundError(CommandError):
     """The platform has no such thing."""
+
+
+class RefusedKeyError(CommandError):
+    """The platform does not take the key."""
 
 
 class UsageError(CommandError):

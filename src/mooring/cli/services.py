@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mooring.cli.kinds import API, KINDS, apply_documents, find_kind, get_service, object_path
-from mooring.cli.objects import Name, Tag, change_object
-from mooring.cli.output import print_data, print_objects, print_table, say
+from mooring.cli.kinds import API, KINDS, SERVICES, apply_documents, find_kind, get_service, object_path
+from mooring.cli.objects import Name, Tag, change_object, print_applied
+from mooring.cli.output import print_data, print_object, print_objects, print_table, say
+from mooring.cli.problems import CommandError
 from mooring.cli.session import Format, Project, Session, connected
 
 app = typer.Typer(help="Deployed models and registered services.", no_args_is_help=True)
@@ -27,7 +28,7 @@ def list_(session: Session, project: Project = "default", tag: Tag = "") -> None
         for kind in kinds
         for item in session.client.items(f"{API}/{kind.collection}", project=project, tag=tag.replace("=", ":", 1))
     ]
-    print_objects(items, kinds[0].columns, session.output)
+    print_objects(items, SERVICES, session.output)
 
 
 @app.command()
@@ -61,7 +62,7 @@ def create(
     if secret:
         spec["apiKeySecret"] = secret
     document = {"kind": "ExternalService", "metadata": {"name": name, "project": project}, "spec": spec}
-    print_objects(apply_documents(session.client, [document]), find_kind("external").columns, session.output)
+    print_applied(session, apply_documents(session.client, [document]))
 
 
 @app.command()
@@ -73,7 +74,7 @@ def delete(session: Session, name: Name, project: Project = "default") -> None:
     """
     kind, item = get_service(session.client, name, project)
     session.client.delete(object_path(kind, item["id"]), project=project)
-    say(f"{kind.name} {item['metadata']['name']} deleted ({item['id']}).")
+    say(f"Deleted the {kind.told} {item['metadata']['name']} ({item['id']}).")
 
 
 @app.command()
@@ -128,8 +129,17 @@ def logs(
 
     Example: [bold]mooring services logs mooring-demo -n 20[/bold]
     """
-    path = object_path(find_kind("ModelService"), name)
-    print(session.client.text(f"{path}/logs", tail=tail, project=project).rstrip())
+    kind, item = get_service(session.client, name, project)
+    if kind.name == "ExternalService":
+        raise CommandError(
+            f"{item['metadata']['name']} has no log here, it runs elsewhere: {', '.join(item['spec']['urls'])}.",
+            f"See what happened to it with: mooring services events {name}",
+        )
+    text = session.client.text(f"{object_path(kind, item['id'])}/logs", tail=tail, project=project).rstrip()
+    if session.output is Format.table:
+        print(text)
+    else:
+        print_data({"id": item["id"], "name": item["metadata"]["name"], "lines": text.splitlines()}, session.output)
 
 
 @app.command()
@@ -144,6 +154,9 @@ def events(session: Session, name: Name, project: Project = "default") -> None:
     if session.output is not Format.table:
         print_data({"items": items}, session.output)
         return
+    if not items:
+        say("Nothing yet.")
+        return
     rows = [[event["at"][:19].replace("T", " "), event["level"], event["message"]] for event in items]
     print_table(["AT (UTC)", "LEVEL", "MESSAGE"], rows)
 
@@ -151,7 +164,7 @@ def events(session: Session, name: Name, project: Project = "default") -> None:
 def _act(session: Session, name: str, project: str, action: str) -> None:
     kind = find_kind("ModelService")
     changed = session.client.post(f"{object_path(kind, name)}/{action}", {}, project=project)
-    print_objects([changed], kind.columns, session.output)
+    print_object(changed, kind.columns, session.output)
 
 
 def _switch(session: Session, name: str, project: str, enabled: bool) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
-from mooring.cli.problems import CommandError
+from mooring.cli.problems import CommandError, UsageError
 
 if typing.TYPE_CHECKING:
     from mooring.cli.client import Client
@@ -33,8 +34,24 @@ class Format(StrEnum):
     yaml = "yaml"
 
 
+def given_before(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Take what stands before the sub-command (`mooring --url … get keys`) unless it stands behind it too."""
+    root = context.find_root()
+    before = root.params.get(parameter.name or "")
+    source = context.get_parameter_source(parameter.name or "")
+    own = root is context or (source is not None and source.name == "COMMANDLINE")
+    return value if own or not before else before
+
+
 Url = Annotated[
-    str, typer.Option("--url", envvar="MOORING_URL", help="Base URL of the platform.", rich_help_panel=SHARED)
+    str,
+    typer.Option(
+        "--url",
+        envvar="MOORING_URL",
+        help="Base URL of the platform.",
+        rich_help_panel=SHARED,
+        callback=given_before,
+    ),
 ]
 Key = Annotated[
     str,
@@ -43,6 +60,7 @@ Key = Annotated[
         envvar="MOORING_API_KEY",
         help="API key with full access, or user:password.",
         rich_help_panel=SHARED,
+        callback=given_before,
     ),
 ]
 DataDir = Annotated[
@@ -52,6 +70,7 @@ DataDir = Annotated[
         envvar="MOORING_DATA_DIR",
         help="Where admin.json names URL and key (default: .mooring).",
         rich_help_panel=SHARED,
+        callback=given_before,
     ),
 ]
 OutputFormat = Annotated[
@@ -102,14 +121,21 @@ def connect(url: str, key: str, data_dir: Path | None, output: Format) -> Sessio
 
     folder = data_dir or Path(".mooring")
     admin = read_admin_file(folder)
+    url = with_scheme(url)
     base_url = url or admin.get("base_url") or "http://127.0.0.1:8080"
     # The key in admin.json is for that platform only: never sent to another address.
-    ours = not url or url.rstrip("/") == admin.get("base_url")
+    ours = not url or same_platform(url, admin.get("base_url") or "")
     chosen = key or (admin.get("api_key") if ours else "") or ""
     if not chosen and not url and not admin:
         raise CommandError(
             f"There is no platform in {folder}/ here.",
             "Start one with: mooring up. Or name one with --data-dir, or with --url and --key.",
+        )
+    if not chosen and not ours and admin:
+        raise CommandError(
+            f"The key in {folder / 'admin.json'} is for {admin.get('base_url')} and is not sent to {url}.",
+            "Give a key for that address with --key or MOORING_API_KEY, its data directory with --data-dir, "
+            "or leave --url (MOORING_URL) out.",
         )
     if not chosen:
         raise CommandError(
@@ -119,6 +145,38 @@ def connect(url: str, key: str, data_dir: Path | None, output: Format) -> Sessio
     certificate = folder / "tls" / "cert.pem" if is_loopback(base_url) else None
     client = Client(base_url, chosen, certificate)
     return Session(client, output, folder, str(admin.get("endpoint_id") or "") if ours else "")
+
+
+def with_scheme(url: str) -> str:
+    """Return a base URL as given, or with `http://` before a bare `host:port`; "" stays.
+
+    Raises:
+        UsageError: it is no HTTP address.
+    """
+    if not url:
+        return ""
+    full = (url if "://" in url else f"http://{url}").rstrip("/")
+    try:
+        parts = urlsplit(full)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        fine = False
+    if not fine:
+        raise UsageError(f"--url {url}: not an address.", "Write it like http://127.0.0.1:8080.")
+    return full
+
+
+def same_platform(first: str, second: str) -> bool:
+    """Whether two base URLs lead to the same platform; all names of the loopback are one."""
+    return bool(first) and bool(second) and _place(first) == _place(second)
+
+
+def _place(url: str) -> tuple[str, str, int, str]:
+    from mooring.cli.client import is_loopback
+
+    parts = urlsplit(url)
+    host = "loopback" if is_loopback(url) else parts.hostname or ""
+    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/")
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mooring.cli.problems import CommandError, UsageError
+from mooring.cli.session import given_before
 
 if TYPE_CHECKING:
     from mooring.settings import Settings
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def up(
     data_dir: Annotated[
         Path | None,
-        typer.Option(envvar="MOORING_DATA_DIR", help="Where everything lives (default: ./.mooring)."),
+        typer.Option(
+            envvar="MOORING_DATA_DIR", help="Where everything lives (default: ./.mooring).", callback=given_before
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(envvar="MOORING_HOST", help="Address to listen on (default: 127.0.0.1).")

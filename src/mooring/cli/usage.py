@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from mooring.cli.kinds import API, Column
+from mooring.cli.client import Json
+from mooring.cli.kinds import API, Column, names_of
 from mooring.cli.output import print_objects
 from mooring.cli.problems import UsageError
-from mooring.cli.session import Session, connected
+from mooring.cli.session import Format, Session, connected
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -25,21 +26,25 @@ class Grouping(StrEnum):
     project = "project"
 
 
+DIRECT = "(direct)"  # the service itself was called, through no endpoint
 SUMS: tuple[Column, ...] = (
-    ("NAME", lambda row: row.get("name") or row.get("id") or "–"),
+    ("NAME", lambda row: row.get("name") or DIRECT),
     ("REQUESTS", lambda row: row.get("requests", 0)),
     ("ERRORS", lambda row: row.get("errors", 0)),
     ("TOKENS IN", lambda row: row.get("promptTokens", 0)),
     ("TOKENS OUT", lambda row: row.get("completionTokens", 0)),
 )
 REQUESTS: tuple[Column, ...] = (
-    ("REQUEST", lambda row: row["requestId"]),
-    ("ENDPOINT", lambda row: row.get("endpointId") or row.get("serviceId") or "–"),
+    ("STARTED (UTC)", lambda row: moment(row.get("startedAt"))),
+    ("ENDPOINT", lambda row: row.get("endpointId") or DIRECT),
+    ("SERVICE", lambda row: row.get("serviceId") or "–"),
+    ("KEY", lambda row: row.get("keyId") or "–"),
     ("STATUS", lambda row: row["status"]),
     ("ENDED", lambda row: row["ended"]),
     ("IN", lambda row: row["promptTokens"]),
     ("OUT", lambda row: row["completionTokens"]),
     ("MS", lambda row: round(row["latencyMs"])),
+    ("REQUEST", lambda row: row["requestId"]),
 )
 
 
@@ -61,10 +66,30 @@ def usage(
     if requests or request_id:
         query = {"since": "" if request_id else start, "requestId": request_id, "project": project}
         rows = session.client.items(f"{API}/usage/requests", most=limit, **query)
-        print_objects(rows, REQUESTS, session.output)
+        print_objects(_named(session, rows, ("endpointId", "serviceId", "keyId")), REQUESTS, session.output)
     else:
         answer = session.client.get(f"{API}/usage", by=by.value, since=start, project=project)
-        print_objects(answer["items"], SUMS, session.output)
+        print_objects(_named(session, answer["items"], ("name",)), SUMS, session.output)
+
+
+def moment(started: str | float | None) -> str:
+    """Return when a request started, without year and zone: `01-31 08:00:00`; it is ISO 8601 or Unix seconds."""
+    if started is None or started == "":
+        return ""
+    if isinstance(started, str):
+        found = datetime.fromisoformat(started)
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    else:
+        found = datetime.fromtimestamp(started, UTC)
+    return found.astimezone(UTC).strftime("%m-%d %H:%M:%S")
+
+
+def _named(session: Session, rows: list[Json], fields: tuple[str, ...]) -> list[Json]:
+    """Return the rows with names where a table would show ids; what was deleted keeps its id."""
+    if session.output is not Format.table or not rows:
+        return rows
+    names = names_of(session.client, "endpoint", "service", "external", "key")
+    return [{**row, **{field: names.get(row.get(field, ""), row.get(field)) for field in fields}} for row in rows]
 
 
 def parse_since(text: str, now: datetime) -> datetime:

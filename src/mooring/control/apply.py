@@ -14,6 +14,7 @@ from mooring.core.objects import AnyResource, to_wire
 from mooring.store import changes
 
 MAX_DOCUMENTS = 1000
+_NAMED = 5  # more places of faults than these are not named in the sentence; 'errors' has all of them
 _RANK = {kind: rank for rank, kind in enumerate(RULES)}
 
 Problem = dict[str, str | int]
@@ -49,6 +50,8 @@ async def apply(orders: Orders, documents: list[object], *, actor: Actor, dry_ru
                 try:
                     written[index] = await orders.write(tx, nouns[index].kind, nouns[index], "apply", actor)
                 except MooringError as error:
+                    if len(documents) == 1:
+                        raise
                     raise _located(error, index, nouns[index]) from error
             done = [written[index] for index in range(len(nouns))]
             version = await changes.version(tx)
@@ -80,14 +83,16 @@ async def _judge(orders: Orders, documents: list[object], actor: Actor) -> list[
             continue
         identity = noun.kind, project_of(noun), name_of(noun)
         if identity in seen:
-            message = f"the {noun.kind} '{identity[2]}' is also document {seen[identity]}"
+            message = f"the {noun.kind} '{identity[2]}' is also document {seen[identity] + 1}"
             problems.append({"index": index, "field": "metadata.name", "message": message})
         seen.setdefault(identity, index)
         nouns.append(noun)
     if len(problems) == 1 and len(refusals) == 1:
+        if len(documents) == 1:
+            raise refusals[0]
         raise _located(refusals[0], int(problems[0]["index"]))  # keeps its own status and code
     if problems:
-        raise InvalidDocument(problems, _told(problems))
+        raise InvalidDocument(problems, _told(problems, alone=len(documents) == 1))
     return nouns
 
 
@@ -102,11 +107,19 @@ def _read(document: object) -> AnyResource:
     return objects.read(rules.model, cast("object", document))
 
 
-def _told(problems: list[Problem]) -> str:
+def _told(problems: list[Problem], *, alone: bool) -> str:
+    """Return one sentence on all problems; people count documents from 1, and don't count a single one."""
+    if alone:
+        return objects.told_problems(problems)
     first = problems[0]
-    place = f"document {first['index']}" + (f", {first['field']}" if first["field"] else "")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{place}: {first['message']}{more}. Nothing was applied."
+    place = f"Document {int(first['index']) + 1}" + (f", {first['field']}" if first["field"] else "")
+    others = {_place(problem) for problem in problems[1:]} - {_place(first)}
+    more = f" Also wrong: {', '.join(sorted(others)[:_NAMED])}{' …' if len(others) > _NAMED else ''}." if others else ""
+    return f"{place}: {str(first['message']).rstrip('.')}.{more} Nothing was applied."
+
+
+def _place(problem: Problem) -> str:
+    return f"document {int(problem['index']) + 1}" + (f" {problem['field']}" if problem["field"] else "")
 
 
 def _located(error: MooringError, index: int, noun: AnyResource | None = None) -> MooringError:
@@ -114,7 +127,7 @@ def _located(error: MooringError, index: int, noun: AnyResource | None = None) -
     located = type(error).__new__(type(error))
     MooringError.__init__(
         located,
-        f"document {index}{told}: {error.message} Nothing was applied.",
+        f"Document {index + 1}{told}: {error.message} Nothing was applied.",
         next_step=error.next_step,
         param=error.param,
         code=error.code,

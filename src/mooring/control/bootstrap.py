@@ -23,12 +23,14 @@ from mooring.settings import Settings
 from mooring.store import audit, changes, meta, users
 from mooring.store import keys as keys_store
 from mooring.store.database import Database, Transaction, database_url, migrate
+from mooring.store.projects import find_project
 
 ADMINISTRATOR = "admin"
 KEY_LABEL = "admin"
 DEMO_SERVICE = "mooring-demo"
 DEMO_ENDPOINT = "demo"
 KEY_CHECK = "secret_key_check"
+FIRST_START = "first_start"  # the fact that project and demo were made; what is deleted later is not made again
 
 
 async def start(db: Database, sealer: Sealer, settings: Settings) -> None:
@@ -43,12 +45,14 @@ async def start(db: Database, sealer: Sealer, settings: Settings) -> None:
     async with db.transaction() as tx:
         await _check_secret_key(tx, sealer)
         if await users.list_users(tx, Query(limit=1)):
+            await _finish_first_start(tx, Context(settings, sealer))
             admin_file.update_base_url(settings.data_dir, settings.base_url)
             return
         actor, plain = await _create_administrator(tx, sealer, password_hash)
         context = Context(settings, sealer)
         await projects.create(tx, _project(), context, actor)
         endpoint_id = await _create_demo(tx, context, actor) if settings.demo else ""
+        await meta.note_fact(tx, FIRST_START, "complete")
         content = {
             "base_url": settings.base_url,
             "username": ADMINISTRATOR,
@@ -57,6 +61,27 @@ async def start(db: Database, sealer: Sealer, settings: Settings) -> None:
             "endpoint_id": endpoint_id,
         }
         admin_file.write(settings.data_dir, content)  # before the commit: a crash between must not lose the password
+
+
+async def _finish_first_start(tx: Transaction, context: Context) -> None:
+    """Make project and demo when `admin reset` made the administrator before the platform ever started.
+
+    Raises:
+        OSError: admin.json can't be written.
+    """
+    if await meta.find_fact(tx, FIRST_START) is not None:
+        return
+    await meta.note_fact(tx, FIRST_START, "complete")
+    if await find_project(tx, DEFAULT_PROJECT) is not None:
+        return  # made by a version that did not note it
+    owner = (await users.list_users(tx, Query(limit=1)))[0]
+    actor = Actor(owner.id, owner.metadata.name, administrator=True)
+    await projects.create(tx, _project(), context, actor)
+    content = admin_file.read(context.settings.data_dir)
+    if context.settings.demo:
+        endpoint_id = await _create_demo(tx, context, actor)
+        if content is not None:
+            admin_file.write(context.settings.data_dir, content | {"endpoint_id": endpoint_id})
 
 
 def reset_administrator(settings: Settings) -> AdminFile:

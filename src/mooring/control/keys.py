@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from mooring.control.context import Actor, Context, require_administrator
 from mooring.control.refusals import require_project
-from mooring.core.errors import Conflict, Unprocessable
+from mooring.core.errors import Conflict, Invalid, Unprocessable
 from mooring.core.ids import key_digest, new_access_key, new_api_key, new_id
 from mooring.core.keys import ApiKey, expiry
 from mooring.core.pages import Query
@@ -21,9 +21,16 @@ async def prepare(key: ApiKey, context: Context, actor: Actor) -> None:
 
     Raises:
         Forbidden: a member asks for a full-access key.
+        Invalid: a full-access key is to be confined, which could not hold: it may change its own scope.
     """
     if key.spec.access == "full":
         require_administrator(actor, "create keys with full access")
+        if key.spec.endpoints is not None:
+            raise Invalid(
+                "A key with full access can't be confined to endpoints: it may manage everything.",
+                next_step="Leave out 'endpoints', or use access 'inference'.",
+                param="spec.endpoints",
+            )
 
 
 async def find(tx: Transaction, ref: str, project: str, actor: Actor) -> ApiKey | None:

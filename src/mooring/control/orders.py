@@ -65,6 +65,18 @@ RULES: dict[str, Rules] = {
 """In the order in which `apply` writes them: what is referred to comes first."""
 
 
+TOLD = {
+    "Project": "a project",
+    "User": "a user",
+    "Secret": "a secret",
+    "ModelService": "a model service",
+    "ExternalService": "an external service",
+    "Endpoint": "an endpoint",
+    "ApiKey": "an API key",
+}
+"""The nouns in a sentence, with their article."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What an order did. `unacknowledged` names the gateway workers that had not heard of it in time."""
@@ -173,12 +185,13 @@ class Orders:
         """Stop or start a model service.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is none, or it runs elsewhere.
             Forbidden: the caller is no administrator.
         """
         require_administrator(actor, "stop or start services")
         async with self.db.transaction() as tx:
             before = await changes.version(tx)
+            await external_services.refuse_stop(tx, ref, project)
             noun: Any = await self._existing(tx, "ModelService", ref, project, actor)
             changed = await services.set_stopped(tx, noun, stopped=stopped)
             await note(tx, actor, "stop" if stopped else "start", changed)
@@ -226,7 +239,7 @@ class Orders:
         noun = await RULES[kind].find(tx, ref, project, actor)
         if noun is None:
             where = "" if kind in ("Project", "User") else f" in the project '{project}'"
-            raise NotFound(f"There is no {kind} '{ref}'{where}.")
+            raise NotFound(f"There is no {TOLD[kind].partition(' ')[2]} '{ref}'{where}.")
         return noun
 
     async def _batch(
@@ -327,8 +340,8 @@ def _check_identity(before: AnyResource, wanted: AnyResource) -> None:
 def _exists(kind: str, before: AnyResource) -> Conflict:
     where = f" in the project '{project_of(before)}'" if project_of(before) else ""
     return Conflict(
-        f"There is already a {kind} '{name_of(before)}'{where}.",
-        next_step="Choose another name, or change the existing one with PUT or PATCH.",
+        f"There is already {TOLD[kind]} '{name_of(before)}'{where}.",
+        next_step="Choose another name, or change the existing one.",
         param="metadata.name",
         code="already_exists",
     )

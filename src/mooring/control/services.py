@@ -74,12 +74,21 @@ def model_path(spec: ModelServiceSpec, settings: Settings) -> Path:
 
 def _local_file(path: str, model_roots: tuple[str, ...]) -> Path:
     roots = [Path(root).resolve() for root in model_roots]
-    told = ", ".join(str(root) for root in roots) or "none yet"
+    told = ", ".join(str(root) for root in roots)
     try:
         real = Path(path).resolve()
-        inside = Path(path).is_absolute() and any(real.is_relative_to(root) for root in roots)
-        if not inside:
-            raise _bad_path(f"'{path}' is not an absolute path under one of the model roots ({told}).")
+        if not roots:
+            raise Unprocessable(
+                "This platform reads no model files: no model roots are set.",
+                next_step="Restart it with --model-roots DIR (MOORING_MODEL_ROOTS): the folder of your models.",
+                param="spec.model.path",
+            )
+        if not Path(path).is_absolute():
+            raise _bad_path(f"'{path}' is not an absolute path.")
+        if not any(real.is_relative_to(root) for root in roots):
+            raise _bad_path(f"'{path}' lies outside of the model roots ({told}).")
+        if not real.exists():
+            raise _bad_path(f"'{path}' does not exist on the machine where the platform runs.")
         files = [real] if real.is_file() else sorted(real.glob("*.gguf")) if real.is_dir() else []
     except (OSError, ValueError, RuntimeError):  # a NUL in it, a loop of links, no permission
         raise _bad_path(f"'{path}' can't be read.") from None
@@ -95,7 +104,7 @@ def _local_file(path: str, model_roots: tuple[str, ...]) -> Path:
 def _bad_path(message: str) -> Unprocessable:
     return Unprocessable(
         message,
-        next_step="Put the file under a model root; roots are folders in MOORING_MODEL_ROOTS, separated by ':'.",
+        next_step="Name a file under a model root, or restart with its folder in --model-roots (MOORING_MODEL_ROOTS).",
         param="spec.model.path",
     )
 
@@ -148,7 +157,8 @@ async def update(
     """Replace spec and tags; None when nothing differs."""
     if (before.spec, before.metadata.tags) == (wanted.spec, wanted.metadata.tags):
         return None
-    return await replace(tx, before, wanted, next_state(wanted.spec, before.status.state))
+    state = before.status.state if before.spec == wanted.spec else next_state(wanted.spec, before.status.state)
+    return await replace(tx, before, wanted, state)
 
 
 async def replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from mooring.control.context import Actor, require_administrator
@@ -101,6 +101,10 @@ def _iso(text: str) -> float:
     return moment.timestamp()
 
 
+def _told_moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _wire_sum(total: UsageSum) -> dict[str, Any]:
     return {
         "name": total.name,
@@ -128,6 +132,7 @@ def _wire(record: UsageRecord) -> dict[str, Any]:
         "reasoningTokens": record.reasoning_tokens,
         "estimated": record.estimated,
         "ended": record.ended,
+        "startedAt": _told_moment(record.started_at),
         "ttftMs": record.ttft_ms,
         "latencyMs": record.latency_ms,
     }

@@ -195,7 +195,7 @@ class InvalidDocument(Unprocessable):
 
     code = "invalid_document"
     default_message = "The object is not valid."
-    default_next_step = "Correct the fields named under 'errors' and send it again."
+    default_next_step = "Correct what the message names and send it again."
 
     def __init__(self, problems: list[dict[str, str | int]], message: str = "", *, param: str | None = None) -> None:
         super().__init__(message, param=param)

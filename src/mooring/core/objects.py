@@ -6,7 +6,7 @@ and names every fault; `to_wire` turns a noun into JSON-ready data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar, cast
 
@@ -24,6 +24,7 @@ PATTERN_RULES = {
     LABEL_PATTERN: "a key's label is 1 to 100 of A-Z a-z 0-9 _ -",
     DESCRIPTION_PATTERN: "a key's description is 1 to 100 characters on one line",
 }
+TAG_RULES = {"source": "must be 'builtin' or 'local'"}  # what this version can deploy; others are known, not possible
 DEFAULT_PROJECT = "default"
 ANSWERED = ("status", "action")  # what we say about an object; a user may send it back
 
@@ -146,14 +147,19 @@ def validate(model: type[NounT], data: object, *, at: tuple[str, ...] = ()) -> N
     try:
         return model.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems = [_problem(fault, at) for fault in error.errors(include_url=False, include_input=False)]
+        problems = [_problem(fault, at, data) for fault in error.errors(include_url=False, include_input=False)]
     except RecursionError:
         problems: list[dict[str, str | int]] = [{"field": ".".join(at), "message": "nested too deeply"}]
+    raise errors.InvalidDocument(problems, told_problems(problems), param=str(problems[0]["field"]) or None)
+
+
+def told_problems(problems: Sequence[Mapping[str, str | int]]) -> str:
+    """Return one sentence on the first problem, and where the others are."""
     first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise errors.InvalidDocument(
-        problems, f"{first['field'] or 'The object'}: {first['message']}{more}.", param=str(first["field"]) or None
-    )
+    others = list(dict.fromkeys(str(problem["field"]) for problem in problems[1:]))
+    others = [field for field in others if field and field != first["field"]]
+    more = f" Also wrong: {', '.join(others[:5])}{' …' if len(others) > 5 else ''}." if others else ""
+    return f"{first['field'] or 'The object'}: {str(first['message']).rstrip('.')}.{more}"
 
 
 def to_wire(noun: Noun) -> dict[str, Any]:
@@ -166,16 +172,55 @@ def slug(name: str) -> str:
     return name.replace(".", "-")
 
 
-def _problem(fault: ErrorDetails, at: tuple[str, ...]) -> dict[str, str | int]:
+def _problem(fault: ErrorDetails, at: tuple[str, ...], data: object) -> dict[str, str | int]:
     context = fault.get("ctx", {})
-    place = [*at, *(str(part) for part in fault["loc"])]
-    message = fault["msg"]
-    if fault["type"] == "unknown_field":
+    kind, message = fault["type"], fault["msg"]
+    place = [*at, *_place(fault["loc"], data, kind)]
+    if kind == "unknown_field":
         place.append(str(context["first"]))
-    elif fault["type"] == "extra_forbidden":
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        place.append(str(context.get("discriminator", "")).strip("'"))
+        message = TAG_RULES.get(place[-1], message)
+    elif kind == "extra_forbidden":
         message = f"unknown field; keys are camelCase: '{to_camel(place[-1])}'"
-    elif fault["type"] == "missing":
+    elif kind == "missing":
         message = "this field is required"
-    elif fault["type"] == "string_pattern_mismatch":
+    elif kind == "string_pattern_mismatch":
         message = PATTERN_RULES.get(str(context.get("pattern")), message)
-    return {"field": ".".join(place), "message": message.removeprefix("Value error, ")}
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = f"must be an object{_example(str(context.get('class_name', '')))}"
+    for wordy, plain in (("Value error, ", ""), ("Input should be ", "must be ")):
+        message = plain + message.removeprefix(wordy) if message.startswith(wordy) else message
+    return {"field": ".".join(place), "message": message}
+
+
+def _place(loc: tuple[int | str, ...], data: object, kind: str) -> list[str]:
+    """Return where a fault is as its author would say it: pydantic also names which kind of a union it tried."""
+    place: list[str] = []
+    current: Any = data
+    for number, part in enumerate(loc):
+        absent = isinstance(current, Mapping) and part not in current
+        last = number == len(loc) - 1
+        if absent and not (last and kind in ("missing", "extra_forbidden")):
+            continue
+        place.append(str(part))
+        if isinstance(current, Mapping | list):
+            try:
+                current = cast("Any", current)[part]
+            except (LookupError, TypeError):
+                current = None
+    return place
+
+
+def _example(class_name: str) -> str:
+    found = next((noun for noun in _nouns(Noun) if noun.__name__ == class_name), None)
+    if found is None:
+        return ""
+    names = [field.alias or name for name, field in found.model_fields.items()][:3]
+    return " like {" + ", ".join(f"{name}: …" for name in names) + "}"
+
+
+def _nouns(noun: type[Noun]) -> Iterator[type[Noun]]:
+    for child in noun.__subclasses__():
+        yield child
+        yield from _nouns(child)

@@ -87,15 +87,12 @@ class ModelServiceSpec(ServiceSpecBase, frozen=True):
     stopped: bool = False  # keeps the configuration and runs nothing
 
 
-class ReplicaCount(Noun, frozen=True):
-    """How many replicas are ready, of how many there are."""
-
-    ready: int = 0
-    total: int = 0
-
-
 class ServiceStatus(Status, frozen=True):
-    """What the loop found; `detail` is for people."""
+    """What the loop found; `detail` is for people.
+
+    A change of the spec is carried out when `currentReplicas`, those ready that run as the spec of `specVersion` says,
+    has reached `replicas`, the number wanted. `readyReplicas` also counts those of earlier specs.
+    """
 
     state: str = "pending"
     progress: dict[str, Any] = Field(default_factory=dict)
@@ -104,7 +101,9 @@ class ServiceStatus(Status, frozen=True):
     served_model: str = ""
     engine: str = ""
     types: list[str] = Field(default_factory=list)
-    replicas: ReplicaCount = ReplicaCount()
+    replicas: int = 0
+    ready_replicas: int = 0
+    current_replicas: int = 0
     updated_at: datetime | None = None
 
 
@@ -146,4 +145,14 @@ def next_state(spec: ModelServiceSpec, current: str) -> str:
     """Return the state right after a change of the spec, before the loop has looked."""
     if wanted_replicas(spec) == 0:
         return "stopped" if current in ("stopped", "pending") else "stopping"
-    return "pending" if current in ("stopped", "stopping", "failed") else current
+    if current in ("stopped", "stopping", "failed"):
+        return "pending"
+    return "updating" if current == "healthy" else current
+
+
+def memory_bytes(text: str) -> float:
+    """Return the bytes that `resources.memory` stands for: `1Gi` is 1024 MiB, `1G` a thousand million bytes."""
+    number = text.rstrip("KMGTi")
+    unit = text[len(number) :]
+    base = 1024 if unit.endswith("i") else 1000
+    return float(number) * base ** ("KMGT".index(unit[0]) + 1 if unit else 0)

@@ -177,7 +177,9 @@ def last_error(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     causes = [_plain(line) for line in lines if _is_error(line) and not _NO_CAUSE.search(line)]
     if not causes:
-        causes = [_plain(line) for line in lines if _is_error(line)] or lines[-1:]
+        causes = [_plain(line) for line in lines if _is_error(line)]
+    if not causes:
+        causes = [line for line in lines if not _STAMP.match(line)][-1:]  # a stamped one is news, not a cause
     return "; ".join(list(dict.fromkeys(causes))[:_CAUSES])
 
 

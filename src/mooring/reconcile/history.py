@@ -9,13 +9,28 @@ from mooring.core.replicas import Replica
 from mooring.store.events import Event, Level
 
 
-def service_event(service_id: str, at: datetime, before: tuple[str, str], after: tuple[str, str]) -> list[Event]:
-    """Return the event of a service whose `(state, reason)` went from `before` to `after`."""
+def service_event(
+    service_id: str, at: datetime, before: tuple[str, str], after: tuple[str, str], told: Iterable[Event] = ()
+) -> list[Event]:
+    """Return the event of a service whose `(state, reason)` went from `before` to `after`.
+
+    A reason that one of the events `told` gives already is not given again.
+    """
     if before[0] == after[0]:
         return []
     level: Level = "error" if after[0] == "failed" else "warning" if after[0] == "unhealthy" else "info"
-    why = f" {after[1]}" if after[1] else ""
-    return [Event(service_id, "", at, level, after[0].capitalize(), f"The service is {after[0]}.{why}")]
+    why = "" if any(after[1] in event.message for event in told) else after[1]
+    what = "The service failed" if after[0] == "failed" else f"The service is {after[0]}"
+    why = why.removeprefix("Failed") if after[0] == "failed" else f": {why}" if why else ""
+    message = f"{what}{why if why.startswith((' ', '.', ':')) else f': {why}'}" if why else f"{what}."
+    return [Event(service_id, "", at, level, after[0].capitalize(), message)]
+
+
+def adoption(replica: Replica, at: datetime, pid: int | None) -> Event:
+    """Return the event of an engine that ran on while nobody looked after it."""
+    process = f" (process {pid})" if pid else ""
+    message = f"Replica {replica.id}: its engine{process} kept running and was taken over."
+    return Event(replica.service_id, replica.id, at, "info", "Adopted", message)
 
 
 def replica_events(service_id: str, at: datetime, before: Iterable[Replica], after: Iterable[Replica]) -> list[Event]:
@@ -27,13 +42,13 @@ def replica_events(service_id: str, at: datetime, before: Iterable[Replica], aft
         if known is None or known.state != replica.state:
             made += _told(service_id, at, known, replica)
     for replica in old.values():
-        made.append(Event(service_id, replica.id, at, "info", "Gone", "The replica is gone."))
+        made.append(Event(service_id, replica.id, at, "info", "Gone", f"Replica {replica.id} is gone."))
     return made
 
 
 def _told(service_id: str, at: datetime, known: Replica | None, replica: Replica) -> list[Event]:
     def event(level: Level, reason: str, message: str) -> list[Event]:
-        return [Event(service_id, replica.id, at, level, reason, message)]
+        return [Event(service_id, replica.id, at, level, reason, f"Replica {replica.id}: {message}")]
 
     if replica.state == "starting":
         if known is not None and known.state == "ready":
@@ -50,4 +65,7 @@ def _told(service_id: str, at: datetime, known: Replica | None, replica: Replica
 
 
 def _again(replica: Replica) -> str:
-    return f" again, for the {replica.restarts}. time" if replica.restarts else ""
+    if not replica.restarts:
+        return ""
+    nth = {1: "", 2: " for the 2nd time", 3: " for the 3rd time"}
+    return " again" + nth.get(replica.restarts, f" for the {replica.restarts}th time")

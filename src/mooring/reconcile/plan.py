@@ -9,13 +9,14 @@ pending ─start→ starting ─probe ready→ ready ─surplus or outdated→ d
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mooring.core.ids import new_id
 from mooring.core.replicas import ObservedReplica, Probe, Replica
 
-STEADY_S = 60.0  # ready for that long: earlier exits are forgotten
+STEADY_S = 10.0  # ready for that long: earlier exits are forgotten, for the model itself is fit to run
 LONGEST_BACKOFF_S = 60.0
 MISSES = 3  # probes without an answer after which a ready replica gets no more requests
 HUNG_S = 120.0  # a replica silent for that long is ended and started again
@@ -315,19 +316,26 @@ def _probed(row: Replica, health: Health, probe: Probe, now: float) -> Replica:
         return row
     if row.ready_at is None:
         return replace(row, reason="" if probe.state == "unreachable" else probe.reason)
-    return replace(row, state="starting", reason=f"Does not answer its probe: {probe.reason or probe.state}.")
+    return replace(row, state="starting", reason=_sentence(f"Does not answer its probe: {probe.reason or probe.state}"))
 
 
 def _told(observed: ObservedReplica | None, message: str) -> str:
+    status = observed.exit_status if observed is not None else None
     if observed is None:
         how = "The engine could not be started" if message else "The engine ended"
-    elif observed.exit_status is None:
+    elif status is None:
         how = "The engine ended"
-    elif observed.exit_status < 0:
-        how = f"The engine was ended by signal {-observed.exit_status}"
+    elif status < 0:
+        how = f"The engine was killed by signal {-status}"
     else:
-        how = f"The engine exited with status {observed.exit_status}"
-    return f"{how}: {message}" if message else f"{how}."
+        how = f"The engine exited with status {status}"
+    if not message and status == -signal.SIGKILL:
+        return f"{how}; if nobody killed it, the machine may be out of memory."
+    return _sentence(f"{how}: {message}" if message else how)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _worth(row: Replica) -> tuple[int, float]:
@@ -346,9 +354,11 @@ def describe(wanted: Wanted, rows: Sequence[Replica]) -> tuple[str, str]:
     new = [row for row in rows if row.recipe == wanted.recipe]
     if ready:
         return _describe_ready(wanted, rows, ready)
+    if wanted.problem:
+        return "pending", wanted.problem
     failed = [row for row in new if row.state == "failed"]
-    if wanted.problem or failed:
-        return "failed", wanted.problem or failed[0].reason
+    if failed:
+        return "failed", failed[0].reason
     told = next((row.reason for row in new if row.reason and row.state != "draining"), "")
     if wanted.state in ("healthy", "unhealthy", "updating"):
         return "unhealthy", told or "No replica is ready."
@@ -358,12 +368,24 @@ def describe(wanted: Wanted, rows: Sequence[Replica]) -> tuple[str, str]:
 
 
 def _describe_ready(wanted: Wanted, rows: Sequence[Replica], ready: Sequence[Replica]) -> tuple[str, str]:
-    new = [row for row in rows if row.recipe == wanted.recipe]
+    new = [row for row in rows if row.recipe == wanted.recipe and row.state != "draining"]
     ready_new = sum(row.recipe == wanted.recipe for row in ready)
-    trouble = wanted.problem or next((row.reason for row in new if row.state in ("failed", "pending")), "")
-    count = f"{ready_new} of {wanted.replicas} replicas are ready."
-    if ready_new < len(ready):
-        return "updating", f"{count} {trouble}".strip()
-    if ready_new < wanted.replicas:
-        return "healthy", f"{count} {trouble}".strip()
-    return "healthy", ""
+    if ready_new >= wanted.replicas:
+        return "healthy", ""
+    trouble = wanted.problem or next((_trouble(row) for row in new if _trouble(row)), "")
+    if ready_new == len(ready):
+        lost = wanted.state in ("healthy", "unhealthy")  # else more are wanted than before
+        state = "healthy" if lost else "updating"
+        return state, f"{ready_new} of {wanted.replicas} replicas are ready. {trouble}".strip()
+    if not trouble:
+        return "updating", f"{ready_new} of {wanted.replicas} replicas are ready."
+    old = f"{len(ready) - ready_new} of {wanted.replicas} ready"
+    return "updating", f"The new version fails: {trouble} The old one keeps serving ({old})."
+
+
+def _trouble(row: Replica) -> str:
+    if row.state in ("failed", "pending"):
+        return row.reason
+    if row.state == "starting" and row.restarts:
+        return row.reason or f"Its engine failed {row.restarts}× and is started again."
+    return ""

@@ -19,7 +19,7 @@ from mooring.core.services import ModelService, engine_of, wanted_replicas
 from mooring.engines import load_engine
 from mooring.reconcile import external_services
 from mooring.reconcile.actions import Actor, Engines
-from mooring.reconcile.history import replica_events, service_event
+from mooring.reconcile.history import adoption, replica_events, service_event
 from mooring.reconcile.loop import Clock, SystemClock
 from mooring.reconcile.plan import Failure, Plan, Remove, Seen, Stop, Times, Wanted, plan_service
 from mooring.reconcile.probing import Prober, Watch, draining_pace, replica_pace
@@ -90,11 +90,15 @@ class Services:
         self._clock = clock or SystemClock()
         self._actor = Actor(placement, settings, wake, engines)
         self._prober = Prober(wake, self._clock)
+        self._looked = False
 
     async def step(self) -> float | None:
         """Do one round; return the seconds until the next one is due, if that is known."""
         busy = self._actor.busy  # before observing: what ends in between is seen in the next round
         world = await self._observe()
+        if not self._looked:
+            await self._note_adoptions(world)
+            self._looked = True
         failures = await self._failures(world, busy)
         now = world.at.timestamp()
         seen = Seen(now, world.observed, self._prober.health, failures, busy)
@@ -140,6 +144,18 @@ class Services:
         for row in rows:
             replicas[row.service_id].append(row)
         return World(self._clock.now(), services, replicas, observed, keys)
+
+    async def _note_adoptions(self, world: World) -> None:
+        """Tell of the engines that an earlier control left running."""
+        found = [
+            adoption(row, world.at, observed.pid)
+            for rows in world.replicas.values()
+            for row in rows
+            if (observed := world.observed.get(row.id)) is not None and observed.alive
+        ]
+        if found:
+            async with self._db.transaction(serial=False) as tx:
+                await events.add(tx, found)
 
     async def _failures(self, world: World, busy: frozenset[str]) -> dict[str, Failure]:
         """Return why the replicas that should run and do not have ended, by replica id."""
@@ -206,6 +222,7 @@ class Services:
                         reason=entry.plan.reason,
                         progress=entry.progress,
                         detail=entry.detail,
+                        spec_version=entry.service.status.spec_version,
                     )
                     told += _events(at, entry, entry.service)
             await events.add(tx, told)
@@ -294,7 +311,5 @@ def _served(replicas: Iterable[Replica]) -> list[tuple[object, ...]]:
 
 def _events(at: datetime, entry: Found, service: AnyService) -> list[events.Event]:
     was = service.status.state, service.status.reason
-    return [
-        *replica_events(entry.service_id, at, entry.before, entry.plan.replicas),
-        *service_event(entry.service_id, at, was, (entry.plan.state, entry.plan.reason)),
-    ]
+    told = replica_events(entry.service_id, at, entry.before, entry.plan.replicas)
+    return told + service_event(entry.service_id, at, was, (entry.plan.state, entry.plan.reason), told)

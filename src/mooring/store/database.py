@@ -28,6 +28,7 @@ Transaction = AsyncConnection
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 10_000  # longer than any transaction of ours; then the caller hears 503
 SERIAL_LOCK = 0x6D6F6F72  # "moor"
+_SCHEMES = ("postgresql", "postgresql+psycopg", "sqlite", "sqlite+aiosqlite")
 CHECKED_BYTES = 64 << 20  # about a tenth of a second
 MIGRATION_LOCK = 0x6D6F6F73
 
@@ -148,7 +149,7 @@ def migrate(url: str) -> None:
     Raises:
         DatabaseBroken: it can't be opened, is damaged, or belongs to a newer version.
     """
-    place = sa.make_url(url)
+    place = _place(url)
     sqlite = place.get_backend_name() == "sqlite"
     shown = place.database if sqlite else place.render_as_string(hide_password=True)
     engine = _sync_engine(place, sqlite)
@@ -162,6 +163,19 @@ def migrate(url: str) -> None:
                 _upgrade(connection, str(shown))
     finally:
         engine.dispose()
+
+
+def _place(url: str) -> sa.URL:
+    try:
+        place = sa.make_url(url)
+        name = place.get_backend_name() if place.drivername in _SCHEMES else ""
+    except (exc.ArgumentError, ValueError):
+        name = ""
+    if name not in ("postgresql", "sqlite"):
+        scheme = url.partition("://")[0] if "://" in url else ""
+        told = f", not {scheme}://…" if scheme else ""
+        raise DatabaseBroken(f"--database-url (MOORING_DATABASE_URL) takes only postgresql://… or nothing{told}.")
+    return place
 
 
 def newest_revision() -> str:
@@ -212,12 +226,22 @@ def _sync_engine(place: sa.URL, sqlite: bool) -> sa.Engine:
     return engine
 
 
+def _cause(error: Exception) -> str:
+    lines = str(getattr(error, "orig", error)).strip().splitlines()
+    return lines[0].strip().rstrip(".:") if lines else type(error).__name__
+
+
 @contextmanager
 def _named_failures(place: str) -> Generator[None]:
     try:
         yield
     except (exc.DatabaseError, sqlite3.DatabaseError) as error:
-        cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        cause = _cause(error)
+        if isinstance(error, exc.OperationalError) and "://" in place:
+            raise DatabaseBroken(
+                f"The database {place} can't be reached: {cause}."
+                " Is PostgreSQL running there, and are name and password right?"
+            ) from error
         raise DatabaseBroken(
             f"The database {place} can't be used: {cause}. Restore a backup, or name another with --database-url."
         ) from error

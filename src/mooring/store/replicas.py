@@ -42,9 +42,11 @@ async def set_service_state(
     reason: str,
     progress: dict[str, Any] | None = None,
     detail: dict[str, Any] | None = None,
+    spec_version: int | None = None,
 ) -> bool:
-    """Write what the loop found out about a service; return False when the service was deleted meanwhile.
+    """Write what the loop found out about a service; return False when the service was deleted or changed meanwhile.
 
+    `spec_version` is the version that was looked at: what was found out about an older one is not written.
     None leaves a field as it is. The caller records the change.
     """
     values: dict[str, Any] = {"state": state, "reason": reason, "updated_at": datetime.now(UTC)}
@@ -52,7 +54,10 @@ async def set_service_state(
         values["progress"] = progress
     if detail is not None:
         values["detail"] = detail
-    done = await tx.execute(sa.update(services).where(services.c.id == service_id).values(**values))
+    same = services.c.id == service_id
+    if spec_version is not None:
+        same &= services.c.spec_version == spec_version
+    done = await tx.execute(sa.update(services).where(same).values(**values))
     return done.rowcount > 0
 
 

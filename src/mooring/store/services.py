@@ -14,7 +14,7 @@ from mooring.core.errors import NotFound
 from mooring.core.external_services import ExternalService, ExternalServiceSpec
 from mooring.core.objects import Metadata, slug, to_wire
 from mooring.core.pages import Query
-from mooring.core.services import ModelService, ModelServiceSpec, ReplicaCount, ServiceStatus
+from mooring.core.services import ModelService, ModelServiceSpec, ServiceStatus
 from mooring.store import rows
 from mooring.store.database import Transaction
 from mooring.store.tables import replicas, services
@@ -125,20 +125,18 @@ def _values(service: AnyService) -> dict[str, Any]:
 
 async def _nouns(tx: Transaction, found: Sequence[Any]) -> list[AnyService]:
     ids = [row.id for row in found if row.kind == "ModelService"]
-    counts: dict[str, ReplicaCount] = {}
+    versions: dict[str, list[int]] = {}
     if ids:
-        ready = sa.func.sum(sa.case((replicas.c.state == "ready", 1), else_=0)).label("ready")
-        statement = (
-            sa.select(replicas.c.service_id, ready, sa.func.count().label("total"))
-            .where(replicas.c.service_id.in_(ids), replicas.c.state != "gone")
-            .group_by(replicas.c.service_id)
+        statement = sa.select(replicas.c.service_id, replicas.c.spec_version).where(
+            replicas.c.service_id.in_(ids), replicas.c.state == "ready"
         )
         for row in await rows.fetch(tx, statement):
-            counts[row.service_id] = ReplicaCount(ready=row.ready, total=row.total)
-    return [_noun(row, counts.get(row.id, ReplicaCount())) for row in found]
+            versions.setdefault(row.service_id, []).append(row.spec_version)
+    return [_noun(row, versions.get(row.id, [])) for row in found]
 
 
-def _noun(row: Any, count: ReplicaCount) -> AnyService:
+def _noun(row: Any, ready_versions: Sequence[int]) -> AnyService:
+    """Return the service; `ready_versions` holds the spec version of each ready replica."""
     metadata = Metadata(name=row.name, project=row.project, tags=row.tags, created_at=row.created_at)
     status: dict[str, Any] = {
         "state": row.state,
@@ -147,7 +145,6 @@ def _noun(row: Any, count: ReplicaCount) -> AnyService:
         "detail": row.detail,
         "spec_version": row.spec_version,
         "updated_at": row.updated_at,
-        "replicas": count,
     }
     if row.kind == "ExternalService":
         spec = ExternalServiceSpec.model_validate(row.spec)
@@ -155,6 +152,11 @@ def _noun(row: Any, count: ReplicaCount) -> AnyService:
         status |= {"engine": "external", "types": list(external_nouns.types_of(spec))}
         return ExternalService(id=row.id, metadata=metadata, spec=spec, status=ServiceStatus(**status))
     deployed = ModelServiceSpec.model_validate(row.spec)
+    status |= {
+        "replicas": nouns.wanted_replicas(deployed),
+        "ready_replicas": len(ready_versions),
+        "current_replicas": sum(version == row.spec_version for version in ready_versions),
+    }
     status["served_model"] = nouns.served_model(row.name, deployed)
     status |= {"engine": nouns.engine_of(deployed), "types": list(nouns.types_of(deployed))}
     return ModelService(id=row.id, metadata=metadata, spec=deployed, status=ServiceStatus(**status))

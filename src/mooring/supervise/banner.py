@@ -1,4 +1,7 @@
-"""The banner: wait until the platform answers, make one real call, say where everything is. A child that then ends.
+"""The banner: wait until the platform answers, say where everything is. A child that then ends.
+
+After the first start it waits for the demo model too and makes one real call; a later start waits for no model. Only
+states are polled, never calls made: a call that fails would stand in the usage.
 
 Its last line is exactly `Mooring is ready: <base_url>`; scripts wait for it. No secret is ever printed: the curl
 shown reads the key from admin.json.
@@ -14,7 +17,8 @@ import ssl
 import sys
 import time
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +29,8 @@ from mooring.settings import Settings, load
 
 GREETING = "你好"
 _LOOK_EVERY_S = 0.1
-_MODEL_PATIENCE_S = 120.0  # for the first answer of the demo model
+_MODEL_PATIENCE_S = 120.0  # for the demo model to load, and then for its first answer
+_RESTART_PATIENCE_S = 20.0  # an operator who restarts wants the platform back, with or without the demo
 _COLUMNS = 80
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
 
@@ -42,7 +47,8 @@ class Facts:
     endpoint_id: str = ""
     console: bool = False
     answer: str = ""  # of the demo model, or ""
-    trouble: str = ""  # why there is no answer, or ""
+    trouble: str = ""  # a sentence on why there is no answer, or ""
+    dead: bool = False  # calls to the demo endpoint can't work: show none
     unverified_tls: bool = False
 
 
@@ -56,12 +62,12 @@ def render(facts: Facts) -> str:
         secrets = " and ".join(["password"] * facts.has_password + ["API key"] * facts.has_key)
         if secrets:
             lines.append(f"  Sign in    as {facts.username or 'admin'}; {secrets}: see {facts.admin_file}")
-    if facts.endpoint_id:
+    if facts.endpoint_id and not facts.dead:
         lines += [f"  Endpoint   {facts.endpoint_id}", "", "  Try it:", *_curl(facts)]
     if facts.answer:
         lines += ["", "  " + _cut(f"It just answered: {GREETING} → {facts.answer}", _COLUMNS - 2)]
     elif facts.trouble:
-        lines += ["", f"  The demo model does not answer yet: {facts.trouble}"]
+        lines += ["", f"  {_cut(facts.trouble, _COLUMNS - 2)}"]
     return "\n".join([*lines, "", f"Mooring is ready: {facts.base_url}"])
 
 
@@ -131,28 +137,90 @@ def _wait_until_serving(settings: Settings) -> None:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _greet(base_url: str, endpoint_id: str, key: str) -> tuple[str, str]:
-    """Return `(answer, "")` of the demo model, or `("", reason)` if it has not answered in time."""
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What is known of the demo endpoint.
+
+    Attributes:
+        state: that of an endpoint; "" when it could not be read.
+        trouble: the sentence to say about it, or "".
+        dead: calls to it can't work before somebody does something.
+        new: it was made by this start.
+    """
+
+    state: str = ""
+    trouble: str = ""
+    dead: bool = False
+    new: bool = False
+
+
+def judge_demo(status: int, body: Any, begun: float) -> Demo:
+    """Return what GET of the demo endpoint tells; `begun`, in Unix seconds, is when this start began."""
+    if status == 404:
+        return Demo(trouble="The demo endpoint was deleted.", dead=True)
+    if status in (401, 403):
+        return Demo(trouble="The key in admin.json is not valid any more; see: mooring admin reset", dead=True)
+    try:
+        state, reason = str(body["status"]["state"]), str(body["status"].get("reason") or "")
+        made = datetime.fromisoformat(str(body["metadata"]["createdAt"])).timestamp()
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return Demo(trouble=f"The demo endpoint's state is unknown (HTTP {status}).")
+    new = made >= begun - 1.0
+    if state == "Stopped":
+        return Demo(state, "The demo endpoint is stopped.", dead=True, new=new)
+    if state == "Abnormal":
+        trouble = f"The demo endpoint can't answer: {reason or 'its service does not run'}"
+        return Demo(state, trouble, dead=True, new=new)
+    if state == "Scheduling":
+        return Demo(state, "The demo model is being started.", new=new)
+    return Demo(state, new=new)
+
+
+def _look_at_demo(base_url: str, endpoint_id: str, key: str, begun: float) -> Demo:
+    try:
+        status, data = _call(base_url, "GET", f"/manage/v1/endpoints/{endpoint_id}", key=key)
+        return judge_demo(status, json.loads(data), begun)
+    except _FAILURES:
+        return judge_demo(0, None, begun)
+
+
+def _gateway_knows(base_url: str, endpoint_id: str, key: str) -> bool:
+    """Return whether the gateway has heard that the demo endpoint can be called."""
+    try:
+        _, data = _call(base_url, "GET", "/v1/models", key=key)
+        return any(model["id"] == endpoint_id and model["state"] == "healthy" for model in json.loads(data)["data"])
+    except (*_FAILURES, LookupError, TypeError):
+        return False
+
+
+def _try_demo(base_url: str, endpoint_id: str, key: str, begun: float) -> tuple[str, Demo]:
+    """Return `(answer, what is known)`. Wait for the model, longer at the first start, and make one call."""
+    demo = _look_at_demo(base_url, endpoint_id, key, begun)
+    deadline = time.monotonic() + (_MODEL_PATIENCE_S if demo.new else _RESTART_PATIENCE_S)
+    while not demo.dead and time.monotonic() < deadline:
+        if demo.state == "Healthy" and _gateway_knows(base_url, endpoint_id, key):
+            return _greet(base_url, endpoint_id, key, demo)
+        time.sleep(_LOOK_EVERY_S)
+        demo = _look_at_demo(base_url, endpoint_id, key, begun)
+    return "", demo
+
+
+def _greet(base_url: str, endpoint_id: str, key: str, demo: Demo) -> tuple[str, Demo]:
+    """Make the one call."""
     body = {
         "model": endpoint_id,
         "messages": [{"role": "user", "content": GREETING}],
         "temperature": 0,
         "max_tokens": 256,
     }
-    deadline = time.monotonic() + _MODEL_PATIENCE_S
-    reason = ""
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            status, data = _call(base_url, "POST", "/v1/chat/completions", body, key, timeout_s=left)
-            if status == 200:
-                return str(json.loads(data)["choices"][0]["message"]["content"] or ""), ""
-            reason = f"HTTP {status}"
-            if status < 500 and status != 404:  # 404: its endpoint is on its way to the gateway
-                break
-        except (*_FAILURES, LookupError, TypeError) as error:
-            reason = str(error) or type(error).__name__
-        time.sleep(_LOOK_EVERY_S)
-    return "", reason
+    try:
+        status, data = _call(base_url, "POST", "/v1/chat/completions", body, key, timeout_s=_MODEL_PATIENCE_S)
+        if status == 200:
+            return str(json.loads(data)["choices"][0]["message"]["content"] or ""), demo
+        reason = f"HTTP {status}"
+    except (*_FAILURES, LookupError, TypeError) as error:
+        reason = str(error) or type(error).__name__
+    return "", replace(demo, trouble=f"The demo model does not answer yet: {reason}")
 
 
 def _read_admin(path: Path) -> dict[str, Any]:
@@ -168,14 +236,14 @@ def _shown(path: Path) -> str:
     return shlex.quote(str(path) if relative.startswith("..") else relative)
 
 
-def gather(settings: Settings) -> Facts:
-    """Look at the running platform and return what there is to say. Makes one chat call if there is a demo endpoint."""
+def gather(settings: Settings, begun: float) -> Facts:
+    """Look at the running platform, whose start began at `begun` (Unix seconds), and return what there is to say."""
     path = settings.data_dir / "admin.json"
     admin = _read_admin(path)
     key, endpoint_id = str(admin.get("api_key") or ""), str(admin.get("endpoint_id") or "")
-    answer, trouble = "", ""
-    if settings.demo and endpoint_id and key:
-        answer, trouble = _greet(settings.base_url, endpoint_id, key)
+    answer, demo = "", Demo()
+    if endpoint_id and key:
+        answer, demo = _try_demo(settings.base_url, endpoint_id, key, begun)
     return Facts(
         base_url=settings.base_url,
         admin_file=_shown(path) if admin else "",
@@ -185,20 +253,22 @@ def gather(settings: Settings) -> Facts:
         endpoint_id=endpoint_id,
         console=0 < _status(settings.base_url, "/") < 400,
         answer=answer,
-        trouble=trouble,
+        trouble=demo.trouble,
+        dead=demo.dead,
         unverified_tls=settings.tls == "self-signed",
     )
 
 
 def main() -> None:
     """Wait, ask, print."""
+    begun = time.time()
     settings = load()
     if settings.supervisor_pid:
         die_with_parent(settings.supervisor_pid)
     _wait_until_serving(settings)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    print(render(gather(settings)), flush=True)
+    print(render(gather(settings, begun)), flush=True)
 
 
 if __name__ == "__main__":

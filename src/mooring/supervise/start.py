@@ -43,6 +43,11 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def missing_model_roots(settings: Settings) -> list[str]:
+    """Return the model roots that are no folders; the platform starts without them."""
+    return [root for root in settings.model_roots if not Path(root).is_dir()]
+
+
 def take_data_dir(settings: Settings) -> int:
     """Make the data directory, lock it and clean what an unclean stop left; return the lock's descriptor.
 

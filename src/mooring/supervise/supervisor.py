@@ -21,7 +21,14 @@ from dataclasses import replace
 from mooring.core.processes import send_signal
 from mooring.settings import Settings, environment
 from mooring.supervise.children import Beats, Child, Commands, Pause, Role, is_hung, spawn
-from mooring.supervise.start import StartError, check_processor, listen, raise_descriptor_limit, take_data_dir
+from mooring.supervise.start import (
+    StartError,
+    check_processor,
+    listen,
+    missing_model_roots,
+    raise_descriptor_limit,
+    take_data_dir,
+)
 
 EX_CONFIG = 78  # a child's way to say: starting me again will not help
 _TICK_S = 1.0
@@ -47,6 +54,8 @@ class Supervisor:
         settings = replace(settings, data_dir=settings.data_dir.absolute())
         self._lock = take_data_dir(settings)
         self._listeners = listen(settings)
+        for root in missing_model_roots(settings):
+            _say(f"warning: the model root {root} (--model-roots) is not a folder that can be read")
         self._settings = replace(settings, port=self._listeners[0].getsockname()[1])
         self._workers = settings.gateway_workers
         self._beats = Beats(str(settings.run_dir / "beats"), 2 * self._workers)

@@ -3,12 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from mooring.cli.deploy import name_for, plan_documents
-from mooring.cli.documents import read_documents
+from mooring.cli.deploy import merge_endpoint, merge_service, name_for, plan_documents
+from mooring.cli.documents import name_places, read_placed
 from mooring.cli.kinds import KINDS, find_kind
 from mooring.cli.output import age
 from mooring.cli.problems import CommandError, UsageError
 from mooring.cli.usage import parse_since
+
+
+def read_documents(sources: list[str]) -> list[dict]:
+    return [placed.document for placed in read_placed(sources)]
+
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -66,6 +71,39 @@ def test_deploying_a_file_means_its_absolute_path(tmp_path: Path, monkeypatch: p
 def test_deploying_a_missing_file_is_refused(model: str) -> None:
     with pytest.raises(UsageError, match="no file"):
         plan_documents(model, "", 1, "default")
+
+
+def test_deploying_again_keeps_what_was_set_and_another_model_needs_update() -> None:
+    wanted, _ = plan_documents("mooring-demo", "", 1, "default")
+    spec = {"model": wanted["spec"]["model"], "replicas": 3, "args": ["--parallel=2"]}
+    existing = {"metadata": wanted["metadata"], "spec": spec}
+    assert merge_service(existing, wanted, None, update=False)["spec"] == spec
+    assert merge_service(existing, wanted, 2, update=False)["spec"] == {**spec, "replicas": 2}
+    other = {**existing, "spec": {**spec, "model": {"source": "local", "path": "/a.gguf"}}}
+    with pytest.raises(CommandError, match=r"another model \(/a.gguf\)"):
+        merge_service(other, wanted, None, update=False)
+    assert merge_service(other, wanted, None, update=True)["spec"] == spec
+
+
+def test_deploying_does_not_take_an_endpoint_away_from_another_service() -> None:
+    _, wanted = plan_documents("mooring-demo", "", 1, "default")
+    shared = {"services": [{"name": "mooring-demo", "weight": 1}, {"name": "other", "weight": 1}]}
+    assert merge_endpoint({"metadata": {}, "spec": shared}, wanted, update=False)["spec"] == shared
+    elsewhere = {"metadata": {}, "spec": {"services": [{"name": "other"}], "enabled": True}}
+    with pytest.raises(CommandError, match="leads to other"):
+        merge_endpoint(elsewhere, wanted, update=False)
+    assert merge_endpoint(elsewhere, wanted, update=True)["spec"]["services"] == [{"name": "mooring-demo"}]
+
+
+def test_of_several_files_the_faulty_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: A\n")
+    (tmp_path / "b.yaml").write_text("kind: B\n---\nkind: C\n")
+    placed = read_placed([str(tmp_path)])
+    error = CommandError("Document 3, spec: wrong. Also wrong: document 1 kind. Nothing was applied.")
+    error.faults = [{"index": 2, "field": "spec", "message": "wrong"}, {"index": 0, "field": "kind", "message": "no"}]
+    named = name_places(error, placed)
+    assert named.message.startswith(f"{tmp_path}/b.yaml, document 2, spec: wrong. Also wrong: {tmp_path}/a.yaml kind.")
+    assert [fault["place"] for fault in named.faults] == [f"{tmp_path}/b.yaml, document 2", f"{tmp_path}/a.yaml"]
 
 
 def test_every_kind_is_known_by_its_name_its_collection_and_its_short_words() -> None:

@@ -136,6 +136,26 @@ def test_a_fault_is_named_with_its_field_and_what_would_be_right(change: dict[st
     assert refusal.value.problems[0]["field"] == field
 
 
+def test_words_of_pydantic_are_not_shown() -> None:
+    def told(model: dict[str, Any] | str) -> str:
+        with pytest.raises(InvalidDocument) as refusal:
+            read(ModelService, {"metadata": {"name": "s"}, "spec": {"model": model}})
+        return refusal.value.message
+
+    assert told({"source": "ftp"}) == "spec.model.source: must be 'builtin' or 'local'."
+    assert told({"name": "a"}) == "spec.model.source: must be 'builtin' or 'local'."
+    assert told({"source": "local"}) == "spec.model.path: this field is required."
+    assert told({"source": "local", "path": "/a", "pth": 1}).startswith("spec.model.pth: unknown field 'pth'")
+    with pytest.raises(InvalidDocument, match=r"spec\.services\.0: must be an object like \{name: …, weight: …\}\."):
+        read(Endpoint, {**ENDPOINT, "spec": {"services": ["s"]}})
+
+
+def test_several_faults_are_named_in_one_sentence() -> None:
+    with pytest.raises(InvalidDocument) as refusal:
+        read(Endpoint, {"metadata": {"name": "Big"}, "spec": {"services": "s", "enabled": []}})
+    assert refusal.value.message.endswith("Also wrong: spec.services, spec.enabled.")
+
+
 @pytest.mark.parametrize("document", [None, 3, "x", [], {}, {"metadata": None}, {"metadata": {"name": "a"}, "spec": 3}])
 def test_what_is_no_object_is_refused(document: object) -> None:
     with pytest.raises(InvalidDocument):

@@ -11,6 +11,7 @@ from mooring.core.keys import ApiKeySpec, expiry, key_state
 from mooring.core.services import (
     ModelServiceSpec,
     engine_of,
+    memory_bytes,
     next_state,
     served_model,
     types_of,
@@ -81,6 +82,13 @@ def test_what_a_model_service_is_called_runs_on_and_takes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "amount"), [("512Mi", 512 << 20), ("1Gi", 1 << 30), ("1.5G", 1.5e9), ("2Ti", 2 << 40), ("100", 100)]
+)
+def test_memory_is_written_as_in_kubernetes(text: str, amount: float) -> None:
+    assert memory_bytes(text) == amount
+
+
+@pytest.mark.parametrize(
     ("fields", "current", "after"),
     [
         ({"replicas": 0}, "pending", "stopped"),
@@ -89,7 +97,8 @@ def test_what_a_model_service_is_called_runs_on_and_takes() -> None:
         ({}, "stopped", "pending"),
         ({}, "stopping", "pending"),
         ({}, "failed", "pending"),
-        ({}, "healthy", "healthy"),
+        ({}, "healthy", "updating"),
+        ({}, "unhealthy", "unhealthy"),
     ],
 )
 def test_the_state_right_after_a_change(fields: dict[str, object], current: str, after: str) -> None:

@@ -144,6 +144,10 @@ def test_our_own_sentences_are_kept() -> None:
     )
 
 
+def test_news_is_no_cause() -> None:
+    assert llamacpp.last_error("0.01.002.003 I srv  update_slots: all slots are idle\n") == ""
+
+
 def test_an_engine_that_said_nothing_has_no_last_error() -> None:
     assert llamacpp.last_error("") == ""
 

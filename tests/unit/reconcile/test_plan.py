@@ -125,7 +125,7 @@ def test_the_fifth_exit_in_a_row_is_a_crash_loop_and_the_reason_holds_the_engine
     dead = running(alive=False, status=-9)
     plan = made(wanted(), [row(restarts=4, ready_at=NOW - 5)], seen(dead, failures=failures))
     assert plan.state == "failed"
-    assert plan.reason == "Failed 5 times in a row. The engine was ended by signal 9: out of memory"
+    assert plan.reason == "Failed 5 times in a row. The engine was killed by signal 9: out of memory."
     assert plan.actions == ()
 
 
@@ -147,7 +147,7 @@ def test_a_model_the_engine_refuses_three_times_fails():
 def test_a_refusal_seen_before_its_status_is_written_down_counts_like_the_others():
     dead = running(alive=False, status=None)
     plan = made(wanted(), [row(state="starting", restarts=2)], seen(dead, failures={"r1": Failure("bad magic")}))
-    assert (plan.state, plan.reason) == ("failed", "Failed 3 times in a row. The engine ended: bad magic")
+    assert (plan.state, plan.reason) == ("failed", "Failed 3 times in a row. The engine ended: bad magic.")
 
 
 def test_a_start_that_can_never_work_fails_at_once():
@@ -225,15 +225,47 @@ def test_a_replica_on_which_an_action_is_under_way_is_left_alone():
     assert (plan.replicas, plan.actions) == ((before,), ())
 
 
-def test_what_fits_nowhere_is_failed_with_the_reason_and_starts_nothing():
+def test_what_fits_nowhere_is_pending_with_the_reason_and_starts_nothing():
     plan = made(wanted(problem="A replica needs 2 GPUs; there are 0."), [], seen())
-    assert (plan.state, plan.reason, plan.actions) == ("failed", "A replica needs 2 GPUs; there are 0.", ())
+    assert (plan.state, plan.reason, plan.actions) == ("pending", "A replica needs 2 GPUs; there are 0.", ())
 
 
 def test_one_ready_replica_of_two_is_healthy_and_says_what_is_missing():
     rows = [row("r1"), row("r2", state="pending", next_start_at=NOW + 9, restarts=2, reason="The engine exited.")]
     plan = made(wanted(2, state="healthy"), rows, seen(running("r1"), health={"r1": READY}))
     assert (plan.state, plan.reason) == ("healthy", "1 of 2 replicas are ready. The engine exited.")
+
+
+def test_a_killed_engine_that_said_nothing_may_have_met_the_end_of_memory():
+    plan = made(wanted(state="healthy"), [row(ready_at=NOW - 5)], seen(running(alive=False, status=-9)))
+    assert plan.reason == (
+        "The engine was killed by signal 9; if nobody killed it, the machine may be out of memory."
+        " Starting again in 1 s."
+    )
+    other = made(wanted(state="healthy"), [row(ready_at=NOW - 5)], seen(running(alive=False, status=-11)))
+    assert other.reason == "The engine was killed by signal 11. Starting again in 1 s."
+
+
+def test_scaling_up_is_an_update_until_every_replica_is_ready():
+    rows = [row("r1"), row("r2", state="starting")]
+    sight = seen(running("r1"), running("r2"), health={"r1": READY})
+    plan = made(wanted(2, state="updating"), rows, sight)
+    assert (plan.state, plan.reason) == ("updating", "1 of 2 replicas are ready.")
+    both = seen(running("r1"), running("r2"), health={"r1": READY, "r2": READY})
+    done = made(wanted(2, state="updating"), rows, both)
+    assert (done.state, done.reason) == ("healthy", "")
+
+
+def test_an_update_that_fails_says_why_and_what_keeps_serving():
+    new = row("r2", state="failed", recipe="b", spec_version=2, reason="Failed 3 times in a row. Bad magic.")
+    plan = made(wanted(recipe="b", version=2, state="updating"), [row(), new], seen(running(), health={"r1": READY}))
+    assert plan.state == "updating"
+    assert plan.reason == (
+        "The new version fails: Failed 3 times in a row. Bad magic. The old one keeps serving (1 of 1 ready)."
+    )
+    coming = row("r2", state="starting", recipe="b", spec_version=2)
+    plan = made(wanted(recipe="b", version=2, state="updating"), [row(), coming], seen(running(), running("r2")))
+    assert plan.reason == "0 of 1 replicas are ready."
 
 
 class World:

@@ -4,7 +4,9 @@ import json
 import unicodedata
 from dataclasses import replace
 
-from mooring.supervise.banner import Facts, _cut, render
+import pytest
+
+from mooring.supervise.banner import Facts, _cut, judge_demo, render
 
 FACTS = Facts(
     base_url="http://127.0.0.1:8080",
@@ -55,7 +57,44 @@ def test_without_a_demo_there_is_no_call_to_show() -> None:
 
 
 def test_a_demo_that_does_not_answer_is_told_with_the_reason() -> None:
-    assert "does not answer yet: HTTP 503" in render(replace(FACTS, answer="", trouble="HTTP 503"))
+    said = render(replace(FACTS, answer="", trouble="The demo model does not answer yet: HTTP 503"))
+    assert "does not answer yet: HTTP 503" in said and "curl" in said
+
+
+def test_a_dead_demo_is_one_line_without_a_call_to_show() -> None:
+    said = render(replace(FACTS, answer="", trouble="The demo endpoint was deleted.", dead=True))
+    assert "The demo endpoint was deleted." in said and "curl" not in said and FACTS.endpoint_id not in said
+
+
+def _endpoint(state: str, reason: str = "") -> dict[str, object]:
+    made = {"createdAt": "2026-01-01T00:00:00Z"}
+    return {"metadata": made, "status": {"state": state, "reason": reason}}
+
+
+MADE = 1767225600.0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told", "dead"),
+    [
+        (404, {}, "The demo endpoint was deleted.", True),
+        (401, {}, "The key in admin.json is not valid any more; see: mooring admin reset", True),
+        (200, _endpoint("Stopped"), "The demo endpoint is stopped.", True),
+        (200, _endpoint("Abnormal", "demo is failed"), "The demo endpoint can't answer: demo is failed", True),
+        (200, _endpoint("Scheduling"), "The demo model is being started.", False),
+        (200, _endpoint("Healthy"), "", False),
+        (0, None, "The demo endpoint's state is unknown (HTTP 0).", False),
+        (200, [], "The demo endpoint's state is unknown (HTTP 200).", False),
+    ],
+)
+def test_the_state_of_the_demo_endpoint_decides_what_is_said(status: int, body: object, told: str, dead: bool) -> None:
+    demo = judge_demo(status, body, MADE)
+    assert (demo.trouble, demo.dead) == (told, dead)
+
+
+def test_only_an_endpoint_made_by_this_start_is_waited_for() -> None:
+    assert judge_demo(200, _endpoint("Scheduling"), MADE - 5).new
+    assert not judge_demo(200, _endpoint("Scheduling"), MADE + 60).new
 
 
 def test_curl_does_not_verify_our_own_certificate() -> None:

@@ -30,6 +30,11 @@ def test_a_demo_on_a_cpu_without_avx2_is_refused_with_the_way_out(monkeypatch: p
     start.check_processor(Settings(demo=False))
 
 
+def test_a_model_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    roots = (str(tmp_path), str(tmp_path / "absent"))
+    assert start.missing_model_roots(Settings(model_roots=roots)) == [str(tmp_path / "absent")]
+
+
 @pytest.mark.parametrize("settings", [Settings(port=-1), Settings(port=65536), Settings(gateway_workers=0)])
 def test_numbers_out_of_range_are_refused(settings: Settings) -> None:
     with pytest.raises(start.StartError):

@@ -1,0 +1,78 @@
+"""Tables: what is shown where there is little room."""
+
+import pytest
+
+from mooring.cli import output
+from mooring.cli.kinds import KINDS, SERVICES, find_kind
+from mooring.cli.output import fitting, print_objects, print_table
+from mooring.cli.session import Format
+from mooring.cli.usage import REQUESTS, moment
+
+SERVICE_ID = "svc-3k9x0a1b2c3d"
+
+
+def service(**spec: object) -> dict:
+    status = {"state": "healthy", "replicas": 2, "readyReplicas": 1, "servedModel": "m", "reason": "word " * 30}
+    metadata = {"name": "a-service-with-a-rather-long-name"}
+    return {"kind": "ModelService", "id": SERVICE_ID, "metadata": metadata, "spec": spec, "status": status}
+
+
+def shown_at(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], item: dict) -> str:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_objects([item], SERVICES, Format.table)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_an_id_is_whole_or_left_out(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shown_at(width, monkeypatch, capsys, service())
+    assert (SERVICE_ID in out) is ("svc-" in out)
+    assert "a-service-with-a-rather-long-name" in out
+    assert "healthy" in out
+
+
+def test_services_tell_kind_readiness_and_that_they_are_disabled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shown_at(200, monkeypatch, capsys, service(enabled=False))
+    assert all(part in out for part in ("KIND", "model", "1/2", "healthy, disabled"))
+
+
+def test_columns_are_left_out_in_order_until_the_rest_fits() -> None:
+    titles = [title for title, _ in REQUESTS]
+    row = ["01-31 08:00:00", "mooring-demo", "mooring-demo", "my-key", "200", "complete", "12", "30", "180", "r" * 28]
+    assert [titles[index] for index in fitting(titles, [row], 200)] == titles
+    narrow = [titles[index] for index in fitting(titles, [row], 80)]
+    assert "REQUEST" not in narrow
+    assert {"STARTED (UTC)", "KEY", "ENDPOINT"} <= set(narrow)
+
+
+def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(["NAME", "ID"], [["n" * 15, "i" * 15]])
+    said = capsys.readouterr()
+    assert "Left out for want of width: ID" in said.err
+    assert "iii" not in said.out
+
+
+def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    output.print_objects([service()], SERVICES, Format.table)
+    assert SERVICE_ID in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("started", "expected"),
+    [("2026-01-31T08:00:00.5Z", "01-31 08:00:00"), (1769846400.5, "01-31 08:00:00"), (None, ""), ("", "")],
+)
+def test_a_start_is_told_in_utc(started: str | float | None, expected: str) -> None:
+    assert moment(started) == expected
+
+
+def test_a_kind_is_told_as_people_say_it() -> None:
+    assert find_kind("key").told == "API key"
+    assert [kind.told for kind in KINDS[3:6]] == ["model service", "external service", "endpoint"]

@@ -1,0 +1,29 @@
+import pytest
+
+from mooring.core.objects import Metadata
+from mooring.core.replicas import Capacity
+from mooring.core.services import ModelService, ModelServiceSpec
+from mooring.reconcile.recipes import unfit
+
+SMALL = Capacity(cpu=0.5, memory_mib=512, gpus=0)
+
+
+def service(**resources):
+    spec = {"model": {"source": "builtin", "name": "mooring-demo"}, "resources": resources, "replicas": 3}
+    return ModelService(id="svc-1", metadata=Metadata(name="a"), spec=ModelServiceSpec.model_validate(spec))
+
+
+def test_what_nobody_chose_runs_on_the_smallest_machine():
+    assert unfit(service(), SMALL) == ""
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"cpu": 2}, "A replica wants 2 cores; this machine has 0.5."),
+        ({"memory": "2Gi"}, "A replica wants 2Gi of memory; this machine has 512Mi."),
+        ({"gpus": 1}, "A replica wants 1 GPUs; this machine has 0."),
+    ],
+)
+def test_more_than_the_machine_has_is_named(resources, told):
+    assert unfit(service(**resources), SMALL) == told
