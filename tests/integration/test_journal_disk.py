@@ -33,13 +33,18 @@ def small_disk(tmp_path: Path, requires: Callable[[str], str]) -> Iterator[Path]
     subprocess.run([requires("umount"), "-l", str(place)], check=True)
 
 
-@pytest.fixture
+@contextmanager
 def no_large_files() -> Iterator[None]:
-    """Refuse files above 4 KiB to this process: a second real way to have no room, that needs no rights."""
+    """Refuse files above 4 KiB to this process: a second real way to have no room, that needs no rights.
+
+    Only for a few lines: the limit also holds for the file that pytest's own output may go to.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def fill(disk: Path) -> Path:
@@ -135,11 +140,12 @@ def test_a_worker_that_died_on_a_full_disk_is_taken_over_there(small_disk: Path)
     heir.close()
 
 
-def test_a_limit_on_file_sizes_counts_as_a_full_disk(tmp_path: Path, no_large_files: None) -> None:
-    journal = Journal(tmp_path / "journal", segment_bytes=8192, slots=4)
+def test_a_limit_on_file_sizes_counts_as_a_full_disk(tmp_path: Path) -> None:
+    with no_large_files():
+        journal = Journal(tmp_path / "journal", segment_bytes=8192, slots=4)
+        with pytest.raises(StorageFull):
+            journal.open_slot(slot_head("r-1"))
     assert journal.full
-    with pytest.raises(StorageFull):
-        journal.open_slot(slot_head("r-1"))
     journal.close()
 
 
