@@ -428,8 +428,11 @@ class ClientConnection(asyncio.Protocol):
         self.write(head + self._frame(first, last))
 
     def stream(self, piece: bytes, last: bool) -> None:
-        """Send the next bytes of an event stream."""
-        self.write(self._frame(piece, last))
+        """Send the next bytes of an event stream. The usual chunk is framed here: this runs for every token."""
+        if last or not piece or self._version_1_0:
+            self.write(self._frame(piece, last))
+        elif self.transport is not None and not self.closed:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
     def _frame(self, piece: bytes, last: bool) -> bytes:
         if self._version_1_0:
