@@ -7,7 +7,6 @@ after the deadline moved nearer, so that setting a deadline on the hot path is o
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from typing import Protocol
 
@@ -64,17 +63,17 @@ class TimerWheel:
         """Look at every bucket due by `now` (monotonic seconds)."""
         self.now = now
         while self._next <= now:
-            bucket = self._buckets.pop(self._next, None)
-            self._next += 1
-            while bucket:
-                item = bucket.pop()
-                if item.closed:
-                    continue
-                try:
-                    if item.deadline <= now:
-                        item.on_deadline(now)
-                finally:  # an item that fails costs neither itself nor its neighbours their next look
-                    if not item.closed:
-                        self._put(item, now)
-                    if bucket and sys.exc_info()[0] is not None:
-                        self._buckets.setdefault(self._next, []).extend(bucket)
+            bucket = self._buckets.get(self._next)
+            if not bucket:
+                self._buckets.pop(self._next, None)
+                self._next += 1
+                continue
+            item = bucket.pop()  # one that fails ends this turn; the rest of its bucket waits here for the next
+            if item.closed:
+                continue
+            try:
+                if item.deadline <= now:
+                    item.on_deadline(now)
+            finally:
+                if not item.closed:
+                    self._put(item, now)
