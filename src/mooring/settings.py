@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "MOORING_"
+# What a process that talks to the outside may need to know of the network; nothing else reaches it.
+_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+_LOOPBACK = "127.0.0.1,localhost,::1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Settings:
     data_dir: Path = Path(".mooring")  # everything that must survive lives here
     host: str = "127.0.0.1"  # public address; loopback until the operator decides otherwise
     port: int = 8080
+    public_url: str = ""  # what callers outside use, where a proxy stands before us; empty: made of host and port
+    internal_url: str = ""  # what callers inside the network or cluster use; empty: made of host and port
     gateway_workers: int = 1  # one core carries ~20k small requests/s; more only where cores are
     database_url: str = ""  # empty: SQLite in data_dir; postgresql://… otherwise
     tls: str = ""  # "" | "self-signed"
@@ -32,6 +37,7 @@ class Settings:
     tls_key: str = ""
     demo: bool = True  # create the demo service and endpoint at the first start
     model_roots: tuple[str, ...] = ()  # folders that `source: local` may read, separated by ':' in the environment
+    model_cache: str = ""  # folder of the models from hubs; empty: models in data_dir. Installations may share it
     keys_per_account: int = 30  # API keys one user may hold; more are hard to keep track of
     log_level: str = "info"
     # --- the gateway's limits
@@ -53,6 +59,7 @@ class Settings:
     # --- engines
     orphan_grace_s: float = 600.0  # engines end by themselves this long after the last supervisor
     engine_start_timeout_s: float = 600.0
+    vllm_command: str = "vllm serve"  # how vLLM is started here; it is a program of its own, installed beside Mooring
     usage_retention_days: int = 90
 
     # --- set by the supervisor for its children, not by people
@@ -75,6 +82,11 @@ class Settings:
         return self.data_dir / "journal"
 
     @property
+    def model_cache_dir(self) -> Path:
+        """Where models from hubs lie."""
+        return Path(self.model_cache) if self.model_cache else self.data_dir / "models"
+
+    @property
     def scheme(self) -> str:
         """`http` or `https`."""
         return "https" if self.tls or self.tls_cert else "http"
@@ -85,6 +97,16 @@ class Settings:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
         host = f"[{host}]" if ":" in host else host
         return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        """The URL that callers elsewhere are told."""
+        return self.public_url.rstrip("/") or self.base_url
+
+    @property
+    def internal_api_url(self) -> str:
+        """The URL that callers in the same network or cluster are told."""
+        return self.internal_url.rstrip("/") or self.base_url
 
 
 class SettingError(ValueError):
@@ -110,6 +132,11 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
         raise SettingError(f"unknown settings: {', '.join(sorted(overrides))}")
     if "data_dir" in values:
         values["data_dir"] = Path(values["data_dir"])
+    for name in ("public_url", "internal_url"):
+        if not values.get(name, "http://").startswith(("http://", "https://")):
+            raise SettingError(
+                f"{PREFIX}{name.upper()}={values[name]!r}: expected a URL such as https://models.example.com"
+            )
     return Settings(**values)
 
 
@@ -126,6 +153,17 @@ def environment(settings: Settings) -> dict[str, str]:
             text = str(value)
         result[PREFIX + field.name.upper()] = text
     return result
+
+
+def network_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a process that fetches: proxies and certificates, and none of our secrets.
+
+    Loopback never goes through a proxy.
+    """
+    source = os.environ if environ is None else environ
+    kept = {name: source[name] for name in source if name.upper() in _NETWORK and source[name]}
+    direct = ",".join(filter(None, (kept.pop("no_proxy", ""), kept.pop("NO_PROXY", ""), _LOOPBACK)))
+    return {"PATH": os.defpath, "LANG": "C.UTF-8", **kept, "NO_PROXY": direct, "no_proxy": direct}
 
 
 def _parse(name: str, kind: str, text: str) -> Any:

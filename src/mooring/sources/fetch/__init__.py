@@ -1,0 +1,1 @@
+"""The fetch process: `python -m mooring.sources.fetch <folder>`, one per order, apart from control and its life."""
