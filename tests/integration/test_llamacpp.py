@@ -7,13 +7,16 @@ import fcntl
 import http.client
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,15 @@ from typing import Any
 import pytest
 
 import mooring
+from mooring.core.models import ModelFiles
 from mooring.core.processes import start_time
-from mooring.core.replicas import LaunchPlan, ReplicaPlace
+from mooring.core.replicas import AdapterFiles, LaunchPlan, LaunchRequest, ReplicaPlace
 from mooring.engines import llamacpp
 from mooring.engines.llamacpp_flags import FLAGS, Member, read_flags
 from mooring.engines.llamacpp_server import configure
 from mooring.placements.local import LocalPlacement
 from mooring.settings import Settings
+from mooring.testing.engines.files import write_gguf
 
 DEMO = Path(mooring.__file__).parent / "assets" / "mooring-demo.gguf"
 PATIENCE_S = 60.0
@@ -41,11 +46,13 @@ class Engine:
         self.placement = LocalPlacement(settings)
         self.folder = settings.data_dir / "replicas" / "rpl-1"
         self.place: ReplicaPlace
+        self.request: LaunchRequest
         self.plan: LaunchPlan
 
-    async def start(self, args: list[str] | None = None, model: Path = DEMO) -> None:
+    async def start(self, args: Sequence[str] = (), model: Path = DEMO, **members: Any) -> None:
         self.place = self.placement.place("rpl-1")
-        self.plan = llamacpp.launch_plan(args or [], {}, model, "mooring-demo", self.place)
+        self.request = LaunchRequest(ModelFiles("gguf", model, 1), "mooring-demo", tuple(args), **members)
+        self.plan = llamacpp.launch_plan(self.request, self.place)
         await self.placement.start(self.place, self.plan, service_id="svc-1", spec_version=1)
 
     async def wait_ready(self) -> None:
@@ -175,6 +182,68 @@ async def test_a_client_that_leaves_frees_its_slot(engine: Engine) -> None:
     assert status == 200
 
 
+def _write_lora(path: Path, seed: int, rank: int = 4) -> Path:
+    """Write a LoRA adapter for the demo model, strong enough to change every answer."""
+    chance = random.Random(seed)
+
+    def numbers(count: int) -> bytes:
+        return struct.pack(f"<{count}f", *(chance.gauss(0, 0.5) for _ in range(count)))
+
+    header = {"general.type": "adapter", "general.architecture": "qwen3", "adapter.type": "lora"}
+    tensors = {}
+    for block in range(4):
+        for name, width in (("attn_q", 256), ("attn_v", 128)):
+            tensors[f"blk.{block}.{name}.weight.lora_a"] = ((256, rank), numbers(256 * rank))
+            tensors[f"blk.{block}.{name}.weight.lora_b"] = ((rank, width), numbers(rank * width))
+    return write_gguf(path, header | {"adapter.lora.alpha": 8.0}, tensors)
+
+
+async def test_an_adapter_changes_the_answers_that_ask_for_it_and_no_others(engine: Engine, tmp_path: Path) -> None:
+    body = {"messages": GREETING, "temperature": 0, "max_tokens": 24}
+
+    async def answer(index: int | None) -> Any:
+        lora = {} if index is None else {"lora": [{"id": index, "scale": 1}]}
+        status, said = await asyncio.to_thread(engine.ask, "/v1/chat/completions", body | lora)
+        assert status == 200
+        return said["choices"]
+
+    await engine.start()
+    await engine.wait_ready()
+    plain = await answer(None)
+    await engine.placement.stop("rpl-1", 0.0)
+    await engine.placement.remove("rpl-1")
+    adapters = tuple(AdapterFiles(f"a{seed}", _write_lora(tmp_path / f"{seed}.gguf", seed)) for seed in (7, 8))
+    await engine.start(["--parallel=1", "--ctx-size=2048", "--cache-prompt"], adapters=adapters)
+    await engine.wait_ready()
+    assert await answer(None) == plain, "without an adapter the model answers as it does alone"
+    first, second = await answer(0), await answer(1)
+    assert plain != first != second != plain
+    for index, wanted in (
+        (None, plain),
+        (0, first),
+        (None, plain),
+        (1, second),
+        (0, first),
+        (1, second),
+        (None, plain),
+    ):
+        assert await answer(index) == wanted, "nothing is left in the slot by another adapter"
+
+
+async def test_what_it_takes_in_memory_is_below_the_estimate_and_not_far(engine: Engine) -> None:
+    await engine.start(["--ctx-size=65536", "--parallel=1", "--cache-ram=0"])
+    await engine.wait_ready()
+    body = {"prompt": [5 + number % 3000 for number in range(2000)], "max_tokens": 1}
+    assert (await asyncio.to_thread(engine.ask, "/v1/completions", body))[0] == 200
+    pid = (await engine.placement.list())[0].pid
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) << 10
+    need = llamacpp.memory_need(engine.request)
+    assert dict(need.parts)["KV cache"] < resident < need.total
+    assert need.total < 4 * resident, need.told()
+    assert llamacpp.progress(await engine.placement.logs("rpl-1", 200)) == "Loaded"
+
+
 async def test_it_tells_how_many_requests_it_works_on(engine: Engine) -> None:
     await engine.start(["--parallel=2", "--ctx-size=2048"])
     await engine.wait_ready()
@@ -269,7 +338,7 @@ def test_every_flag_sets_what_it_says_in_the_engines_parameters(name: str) -> No
 def test_every_word_of_an_enumeration_exists_in_the_engine() -> None:
     import xllamacpp
 
-    words = ["none", "layer", "row", "mean", "cls", "last", "linear", "yarn", "on", "off", "auto", "deepseek"]
+    words = ["none", "layer", "row", "mean", "cls", "last", "rank", "linear", "yarn", "on", "off", "auto", "deepseek"]
     words += ["deepseek-legacy", "distribute", "isolate", "numactl", "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
     words += ["iq4_nl", "q5_0", "q5_1"]
     seen = 0

@@ -1,4 +1,4 @@
-"""One question to an engine over HTTP: one GET, one JSON answer, bounded in time and size.
+"""One question to an engine over HTTP: one GET, one answer, bounded in time and size.
 
 Small on purpose: probes run every few seconds for every replica, and an engine may be a Unix socket, which most
 clients can't dial. No proxies, no redirects, no cookies.
@@ -34,7 +34,15 @@ class Target:
 
 
 class NoAnswer(Exception):
-    """The engine could not be reached or did not speak HTTP; the text says what happened."""
+    """The engine could not be reached or did not speak HTTP; the text says what happened.
+
+    Attributes:
+        nobody: nothing listens there (no socket, or refused), in contrast to one that is silent or breaks off.
+    """
+
+    def __init__(self, text: str, *, nobody: bool = False) -> None:
+        super().__init__(text)
+        self.nobody = nobody
 
 
 async def get_json(target: Target, path: str, *, key: str = "", timeout_s: float = 3.0) -> tuple[int, Any]:
@@ -43,13 +51,32 @@ async def get_json(target: Target, path: str, *, key: str = "", timeout_s: float
     Raises:
         NoAnswer: refused, broken off, too slow, too large or not HTTP.
     """
+    status, body = await _get(target, path, key, timeout_s)
+    try:
+        return status, json.loads(body)
+    except (ValueError, RecursionError):
+        return status, None
+
+
+async def get_text(target: Target, path: str, *, key: str = "", timeout_s: float = 3.0) -> tuple[int, str]:
+    """Return `(status, body)` of `GET path`.
+
+    Raises:
+        NoAnswer: as `get_json`.
+    """
+    status, body = await _get(target, path, key, timeout_s)
+    return status, body.decode("utf-8", "replace")
+
+
+async def _get(target: Target, path: str, key: str, timeout_s: float) -> tuple[int, bytes]:
     try:
         async with asyncio.timeout(timeout_s):
             return await _ask(target, path, key)
     except TimeoutError:
         raise NoAnswer(f"no answer within {timeout_s:g} s") from None
     except _FAILURES as error:
-        raise NoAnswer(_sentence(error)) from error
+        nobody = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+        raise NoAnswer(_sentence(error), nobody=nobody) from error
 
 
 def _sentence(error: Exception) -> str:
@@ -60,7 +87,7 @@ def _sentence(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def _ask(target: Target, path: str, key: str) -> tuple[int, Any]:
+async def _ask(target: Target, path: str, key: str) -> tuple[int, bytes]:
     reader, writer = await _dial(target)
     try:
         writer.write(_head(target.host, path, key))
@@ -70,7 +97,7 @@ async def _ask(target: Target, path: str, key: str) -> tuple[int, Any]:
 
 
 def _head(host: str, path: str, key: str) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Accept: application/json", "Connection: close"]
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Accept: application/json, text/plain", "Connection: close"]
     if key:
         lines.append(f"Authorization: Bearer {key}")
     if not all(line.isprintable() for line in lines):  # a line break would add headers
@@ -94,7 +121,7 @@ def _name(target: Target) -> str:
     return host.rpartition(":")[0] or host
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[int, Any]:
+async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     if len(head) > _MAX_HEAD_BYTES:
         raise ValueError("the answer's head is too large")
@@ -103,11 +130,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[int, Any]:
     if len(words) < 2 or not words[0].startswith(b"HTTP/1."):
         raise ValueError("the answer is not HTTP")
     headers = http.client.parse_headers(io.BytesIO(rest))
-    body = await _body(reader, headers)
-    try:
-        return int(words[1]), json.loads(body)
-    except json.JSONDecodeError:
-        return int(words[1]), None
+    return int(words[1]), await _body(reader, headers)
 
 
 async def _body(reader: asyncio.StreamReader, headers: http.client.HTTPMessage) -> bytes:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from mooring.core.errors import Invalid
-from mooring.core.replicas import LaunchPlan, Probe, ReplicaPlace
+from mooring.core.replicas import AdapterFiles, LaunchPlan, LaunchRequest, MemoryNeed, Probe, ReplicaPlace
 from mooring.engines.ask import NoAnswer, Target, get_json
-from mooring.engines.llamacpp_flags import FLAGS, FlagError, read_flags
+from mooring.engines.gguf import read_model
+from mooring.engines.llamacpp_flags import FLAGS, FlagError, Member, read_flags
 from mooring.engines.llamacpp_server import KEY_VARIABLE
+from mooring.engines.memory import LlamacppSizes, cache_number_bytes, llamacpp_need
 
-CAPABILITIES: frozenset[str] = frozenset({"chat", "completion", "embedding"})
+CAPABILITIES: frozenset[str] = frozenset({"chat", "completion", "embedding", "rerank"})
 
 DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT = 8192  # tokens of all slots together: llama.cpp divides it by the slots
@@ -27,25 +29,23 @@ DEFAULT_CACHE_MIB = 256  # saved prompts of idle slots; the engine's own default
 DEFAULT_HTTP_THREADS = 1024
 _PACKAGE = Path(__file__).resolve().parents[1]
 _BUILTIN_MODELS = _PACKAGE / "assets"
-_BUILTIN_ARGS = ("--embeddings", "--pooling=mean", "--ubatch-size=2048")  # a text to embed must fit one batch
+_EMBEDS = ("--embeddings", "--ubatch-size=2048")  # a text to embed must fit one batch
+ENGINE_BATCH, ENGINE_BATCH_MOST = 512, 2048  # the engine's own --ubatch-size and --batch-size
+_RANK = Member("llama_pooling_type", "LLAMA_POOLING_TYPE_RANK")
+_NO_FLASH_ATTENTION = Member("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_DISABLED")
 _ENVIRONMENT = re.compile(r"OMP_(NUM_THREADS|WAIT_POLICY|PROC_BIND|PLACES|DYNAMIC)|GOMP_SPINCOUNT|GGML_[A-Z0-9_]+")
 # GGML_BACKEND_PATH and its like load a library of the caller's choice.
 _LOADS_CODE = re.compile(r"PATH|BACKEND|FILE|DIR|LIB")
 _MAX_VALUE_CHARACTERS = 256
 
 
-def check_args(args: Sequence[str], env: Mapping[str, str]) -> None:
-    """Refuse arguments and environment that a service may not give to this engine.
+def check_args(args: Sequence[str], env: Mapping[str, str], *, administrator: bool = True) -> None:
+    """Refuse arguments and environment that a service may not give to this engine. None of its flags runs code.
 
     Raises:
         Invalid: names the fault; the next step lists what is allowed.
     """
-    try:
-        values = read_flags(args)
-    except FlagError as error:
-        raise Invalid(
-            f"args: {error}.", next_step=f"Allowed flags: {', '.join(sorted(FLAGS))}.", param="args"
-        ) from None
+    values = _read(args)
     slots, context = values.get("n_parallel", DEFAULT_SLOTS), values.get("n_ctx", DEFAULT_CONTEXT)
     if 0 < context < slots:
         raise Invalid(
@@ -55,6 +55,15 @@ def check_args(args: Sequence[str], env: Mapping[str, str]) -> None:
         )
     for name, value in env.items():
         _check_variable(name, value)
+
+
+def _read(args: Sequence[str]) -> dict[str, Any]:
+    try:
+        return read_flags(args)
+    except FlagError as error:
+        raise Invalid(
+            f"args: {error}.", next_step=f"Allowed flags: {', '.join(sorted(FLAGS))}.", param="args"
+        ) from None
 
 
 def _check_variable(name: str, value: str) -> None:
@@ -69,20 +78,23 @@ def _check_variable(name: str, value: str) -> None:
         raise Invalid(f"env: the value of '{name}' is too long or not printable.", param="env")
 
 
-def launch_plan(
-    spec_args: Sequence[str], env: Mapping[str, str], model_path: Path, model_name: str, place: ReplicaPlace
-) -> LaunchPlan:
-    """Return what to execute for one replica of `model_name`. `env` becomes part of a clean environment.
+def launch_plan(request: LaunchRequest, place: ReplicaPlace) -> LaunchPlan:
+    """Return what to execute for one replica. The request's `env` becomes part of a clean environment.
+
+    `--ctx-size` is llama-server's: tokens of all slots together, so that a request gets ctx-size / parallel. Adapters
+    are loaded with scale 0; a request has number i of `request.adapters` by `"lora": [{"id": i, "scale": 1}]`.
 
     Raises:
-        Invalid: as `check_args`.
+        Invalid: as `capabilities`; the model is not in GGUF format, or an adapter is none of this model.
+        Unavailable: a file that must be looked into can't be read.
     """
-    check_args(spec_args, env)
-    args = [f"--parallel={DEFAULT_SLOTS}", f"--ctx-size={DEFAULT_CONTEXT}", f"--cache-ram={DEFAULT_CACHE_MIB}"]
-    args += [f"--threads={place.threads}", f"--threads-http={DEFAULT_HTTP_THREADS}"]
-    args += [*_builtin_args(model_path), *spec_args]
-    argv = (sys.executable, "-P", "-m", "mooring.engines.llamacpp_server")
-    argv += ("--model", str(model_path.absolute()), "--alias", model_name, "--socket", str(place.socket), *args)
+    capabilities(request)  # refuses what can't be
+    _refuse_format(request)
+    args = [*_arguments(request), f"--threads={place.threads}", *request.args, *_unshared(request)]
+    argv = [sys.executable, "-P", "-m", "mooring.engines.llamacpp_server"]
+    argv += ["--model", str(request.model.path.absolute()), "--alias", request.served_model]
+    argv += ["--socket", str(place.socket)]
+    argv += [f"--lora={path}" for path in _adapters(request)]
     clean = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
@@ -91,27 +103,134 @@ def launch_plan(
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: spinning ones starve everybody else on few cores
     }
     return LaunchPlan(
-        argv=argv,
-        env={**clean, **env, KEY_VARIABLE: place.key},
+        argv=(*argv, *args),
+        env={**clean, **request.env, KEY_VARIABLE: place.key},
         address=f"unix:{place.socket}",
-        served_model=model_name,
+        served_model=request.served_model,
         slots=int(read_flags(args)["n_parallel"]),
     )
 
 
-def _builtin_args(model_path: Path) -> tuple[str, ...]:
-    return _BUILTIN_ARGS if model_path.absolute().parent == _BUILTIN_MODELS else ()
+def _refuse_format(request: LaunchRequest) -> None:
+    if request.model.format != "gguf":
+        raise Invalid(
+            f"llama.cpp runs models in GGUF format, and {request.model.path.name} is in {request.model.format} format.",
+            next_step="Use engine 'vllm', name a GGUF of this model, or convert it (llama.cpp: convert_hf_to_gguf.py).",
+            param="engine",
+        )
 
 
-def capabilities(spec_args: Sequence[str], model_path: Path) -> frozenset[str]:
-    """Return the kinds of call a replica with these arguments answers: embeddings only where they are switched on.
+def _arguments(request: LaunchRequest) -> list[str]:
+    """Return what we ask of the engine before the service's own flags, which win."""
+    args = [f"--parallel={DEFAULT_SLOTS}", f"--ctx-size={DEFAULT_CONTEXT}", f"--cache-ram={DEFAULT_CACHE_MIB}"]
+    args.append(f"--threads-http={DEFAULT_HTTP_THREADS}")
+    if request.model.path.absolute().parent == _BUILTIN_MODELS:
+        return [*args, *_EMBEDS, "--pooling=mean"]
+    if "rerank" in request.types:
+        return [*args, *_EMBEDS, "--pooling=rank"]
+    if "embedding" in request.types:
+        own = read_model(request.model.path).number("pooling_type")
+        return [*args, *_EMBEDS, *(() if own else ("--pooling=mean",))]
+    return args
+
+
+def _unshared(request: LaunchRequest) -> tuple[str, ...]:
+    """Return what must hold where there are adapters: no request may go on from a prompt that another one computed.
+
+    llama.cpp takes what one adapter left in a slot, or among the saved prompts, for the beginning of a request with
+    another adapter or none, and the answer is then neither's (llama.cpp issue 26207; of 240 requests to the demo model
+    with two adapters 85 were wrong, without this reuse none). A request could switch it on again by `cache_prompt`,
+    which callers must not be let send. The price: every prompt is computed as a whole.
+    """
+    return ("--no-cache-prompt", "--cache-ram=0") if request.adapters else ()
+
+
+def _adapters(request: LaunchRequest) -> list[Path]:
+    """Return the adapters' files, once they have proved to be adapters of this model.
 
     Raises:
-        Invalid: as `check_args`.
+        Invalid: one is a folder in PEFT's format, no adapter, or one for another architecture.
+        Unavailable: one can't be read.
     """
-    check_args(spec_args, {})
-    embeds = read_flags([*_builtin_args(model_path), *spec_args]).get("embedding", False)
-    return CAPABILITIES if embeds else CAPABILITIES - {"embedding"}
+    if not request.adapters:
+        return []
+    architecture = read_model(request.model.path).architecture
+    for adapter in request.adapters:
+        if adapter.path.is_dir():
+            raise _adapter_refusal(adapter, "is a folder in PEFT's format, and llama.cpp takes a GGUF file")
+        header = read_model(adapter.path)
+        if header.text("general.type") != "adapter" or header.text("adapter.type") != "lora":
+            raise _adapter_refusal(adapter, "is no LoRA adapter")
+        if header.architecture != architecture:
+            raise _adapter_refusal(adapter, f"is for {header.architecture} models, and this model is {architecture}")
+    return [adapter.path.absolute() for adapter in request.adapters]
+
+
+def _adapter_refusal(adapter: AdapterFiles, why: str) -> Invalid:
+    return Invalid(
+        f"The adapter '{adapter.name}' ({adapter.path.name}) {why}.",
+        next_step="Convert it with llama.cpp's convert_lora_to_gguf.py --base MODEL ADAPTER, or use engine 'vllm'.",
+        param="adapters",
+    )
+
+
+def capabilities(request: LaunchRequest) -> frozenset[str]:
+    """Return the kinds of call a replica answers: embeddings and reranking only where switched on or asked for.
+
+    Raises:
+        Invalid: as `check_args`, or a kind is asked for that this engine can't answer.
+    """
+    check_args(request.args, request.env)
+    asked = frozenset(request.types)
+    if asked - CAPABILITIES or ("rerank" in asked and len(asked) > 1):
+        raise Invalid(
+            f"llama.cpp can't answer these kinds of call in one replica: {', '.join(sorted(asked))}.",
+            next_step="It answers chat, completion and embedding together, or rerank alone; deploy two services.",
+            param="types",
+        )
+    values = read_flags([*_without_looking(request), *request.args])
+    if values.get("pooling_type") == _RANK:
+        offered = frozenset({"rerank"})
+    elif values.get("embedding"):
+        offered = CAPABILITIES - {"rerank"}
+    else:
+        offered = CAPABILITIES - {"rerank", "embedding"}
+    return offered & asked if asked else offered
+
+
+def _without_looking(request: LaunchRequest) -> list[str]:
+    """Return the arguments that decide what is answered, without the one that depends on the model's header."""
+    if "rerank" in request.types:
+        return ["--embeddings", "--pooling=rank"]
+    builtin = request.model.path.absolute().parent == _BUILTIN_MODELS
+    return ["--embeddings"] if builtin or "embedding" in request.types else []
+
+
+def memory_need(request: LaunchRequest) -> MemoryNeed:
+    """Estimate what a replica takes, from the model's header and the flags. Reads files: ask in a thread.
+
+    Raises:
+        Invalid: as `launch_plan`.
+        Unavailable: the model or an adapter can't be read.
+    """
+    check_args(request.args, request.env)
+    _refuse_format(request)
+    values = read_flags([*_arguments(request), *request.args, *_unshared(request)])
+    sizes = LlamacppSizes(
+        context=values["n_ctx"],
+        slots=values["n_parallel"],
+        batch=min(values.get("n_ubatch", ENGINE_BATCH), values.get("n_batch", ENGINE_BATCH_MOST)),
+        key_bytes=_cache_bytes(values.get("cache_type_k")),
+        value_bytes=_cache_bytes(values.get("cache_type_v")),
+        flash_attention=values.get("flash_attn_type") != _NO_FLASH_ATTENTION,
+        saved_bytes=values["cache_ram_mib"] << 20,
+    )
+    adapters = sum(path.stat().st_size for path in _adapters(request))
+    return llamacpp_need(read_model(request.model.path), sizes, adapters)
+
+
+def _cache_bytes(kind: Member | None) -> float:
+    return cache_number_bytes(kind.name.removeprefix("GGML_TYPE_")) if kind else cache_number_bytes("f16")
 
 
 async def probe(address: str, key: str, *, timeout_s: float = 3.0) -> Probe:
@@ -158,6 +277,24 @@ def _read_properties(body: dict[str, Any]) -> Probe:
         context_length=context if isinstance(context, int) else 0,
         slots=slots if isinstance(slots, int) else 0,
     )
+
+
+_STEPS = (
+    (re.compile(r"load_model: loading model"), "Reading the model"),
+    (re.compile(r"load_tensors|loading tensors"), "Loading the weights"),
+    (re.compile(r"llama_init|llama_context|llama_kv_cache"), "Setting up the KV cache"),
+    (re.compile(r"warming up|cmn +init: "), "Warming up"),
+    (re.compile(r"init: model loaded|listening on "), "Loaded"),
+)
+
+
+def progress(stderr: str) -> str:
+    """Return the last thing the engine said about its loading, for people; "" if it said nothing about it."""
+    for line in reversed(stderr.splitlines()):
+        for pattern, told in _STEPS:
+            if pattern.search(line):
+                return told
+    return ""
 
 
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} ([A-Z]) +")

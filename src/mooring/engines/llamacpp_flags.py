@@ -146,7 +146,7 @@ _VALUED: dict[str, Flag] = {
     "--yarn-attn-factor": Flag("yarn_attn_factor", _number(-1, 1e3)),
     "--yarn-beta-fast": Flag("yarn_beta_fast", _number(-1, 1e3)),
     "--yarn-beta-slow": Flag("yarn_beta_slow", _number(-1, 1e3)),
-    "--pooling": Flag("pooling_type", _choice("llama_pooling_type", "LLAMA_POOLING_TYPE_", "none mean cls last")),
+    "--pooling": Flag("pooling_type", _choice("llama_pooling_type", "LLAMA_POOLING_TYPE_", "none mean cls last rank")),
     "--chat-template": Flag("chat_template", _template_name),
     "--chat-template-kwargs": Flag("default_template_kwargs", _template_arguments),
     "--reasoning": Flag("enable_reasoning", _reasoning),

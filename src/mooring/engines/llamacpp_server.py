@@ -1,6 +1,7 @@
 """The engine process: llama.cpp's own HTTP server on one Unix socket, one process per replica.
 
-Run as `python -m mooring.engines.llamacpp_server --model FILE --alias NAME --socket PATH [llama-server flags…]`; the
+Run as `python -m mooring.engines.llamacpp_server --model FILE --alias NAME --socket PATH [--lora FILE]… [flags…]`: the
+flags are llama-server's (`llamacpp_flags`), and each adapter waits with scale 0 for a request that names it. The
 replica's key is in MOORING_ENGINE_KEY, because arguments are visible to every user of the machine. The only module
 that imports xllamacpp. It ends at SIGTERM at once: who stops it has drained it before.
 """
@@ -37,6 +38,7 @@ def _read_command(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(prog="mooring-engine", allow_abbrev=False)
     for name in ("--model", "--alias", "--socket"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--lora", action="append", default=[])
     known, rest = parser.parse_known_args(argv)
     return known, read_flags(rest)
 
@@ -53,6 +55,7 @@ def _parameters(engine: Any, known: argparse.Namespace, values: dict[str, Any], 
     parameters.offline = True  # never downloads
     parameters.endpoint_metrics = True
     parameters.sse_ping_interval = 1  # an abandoned stream is noticed at the next ping
+    parameters.lora_adapters = [engine.CommonAdapterLoraInfo(path, 0.0) for path in known.lora]
     configure(parameters, values, engine)
     return parameters
 
