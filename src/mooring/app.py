@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mooring.reconcile.lease import Lease
     from mooring.reconcile.loop import Loop
     from mooring.reconcile.services import Services
+    from mooring.sources.cache import ModelCache
     from mooring.store.database import Database
 
 EXIT_USAGE = 2
@@ -125,6 +126,7 @@ class _Control:
         self._lease: Lease
         self._loop: Loop
         self._placement: LocalPlacement
+        self._cache: ModelCache
         self._services: Services
         self._folder = settings.data_dir
         self._inodes = _inodes(settings.data_dir)
@@ -172,13 +174,15 @@ class _Control:
         from mooring.reconcile import services
         from mooring.reconcile.lease import Lease
         from mooring.reconcile.loop import Loop
+        from mooring.sources.cache import ModelCache
 
         settings = self._settings
         self._placement = LocalPlacement(settings)
         self._lease = Lease(self._db, LEASE, f"{socket.gethostname()}:{settings.data_dir.absolute()}")
         self._loop = Loop("services", self._step, beat_s=services.BEAT_S, may=self._may_act)
+        self._cache = ModelCache(settings)
         self._services = services.Services(
-            self._db, self._placement, unseal=self._sealer.unseal, wake=self._loop.wake, settings=settings
+            self._db, self._placement, self._cache, unseal=self._sealer.unseal, wake=self._loop.wake, settings=settings
         )
         self._db.on_commit.append(self._loop.wake)
         self._tasks["services"] = asyncio.create_task(self._loop.run())
@@ -205,13 +209,15 @@ class _Control:
         import uvicorn
 
         from mooring.admin import build_admin
+        from mooring.control.running import Running
 
         app = build_admin(
             db=self._db,
             sealer=self._sealer,
             settings=self._settings,
             await_acknowledged=self._feed.wait_acknowledged,
-            read_logs=self._read_logs,
+            running=Running(self._db, self._placement),
+            cache=self._cache,
         )
         config = uvicorn.Config(
             app,
@@ -230,16 +236,6 @@ class _Control:
                 return contextlib.nullcontext()
 
         return Quiet(config)
-
-    async def _read_logs(self, service_id: str, tail_lines: int) -> str:
-        from mooring.store.replicas import list_replicas
-
-        async with self._db.read() as tx:
-            known = await list_replicas(tx, service_id)
-        parts = [(replica.id, await self._placement.logs(replica.id, tail_lines)) for replica in known]
-        if len(parts) == 1:
-            return parts[0][1]
-        return "\n".join(f"==> {replica_id}\n{text}" for replica_id, text in parts)
 
     async def _until_stopped(self) -> None:
         told = asyncio.create_task(self._stopping.wait())

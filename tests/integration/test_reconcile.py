@@ -9,6 +9,7 @@ from mooring.core.replicas import Probe
 from mooring.core.services import ModelService, ModelServiceSpec
 from mooring.reconcile.services import Services
 from mooring.settings import Settings
+from mooring.sources.cache import ModelCache
 from mooring.store import changes, events, services
 from mooring.store.database import Database, migrate
 from mooring.store.replicas import list_replicas, set_service_state
@@ -29,13 +30,15 @@ class Bench:
         self.clock = ManualClock()
         self.placement = FakePlacement()
         self.sealer = sealing.load(folder)
+        self.cache = ModelCache(self.settings)
         self.services = self.restarted()
 
     def restarted(self):
-        engine = FakeEngine(self.placement)
+        self.engine = engine = FakeEngine(self.placement)
         self.services = Services(
             self.db,
             self.placement,
+            self.cache,
             unseal=self.sealer.unseal,
             wake=lambda: None,
             settings=self.settings,
@@ -47,6 +50,7 @@ class Bench:
     async def round(self, seconds=0.0):
         await self.clock.advance(seconds)
         due = await self.services.step()
+        await self.services.finish()
         await self.clock.settle()
         return due
 
@@ -350,7 +354,7 @@ async def test_events_name_the_replica_tell_a_reason_once_and_of_an_adoption(ben
     assert told[-1].startswith(f"Replica {name}: its engine (process ")
 
 
-async def test_a_builtin_model_that_does_not_exist_is_failed_after_some_tries(bench):
+async def test_a_builtin_model_that_does_not_exist_is_failed(bench):
     await bench.deploy(model={"source": "builtin", "name": "no-such"})
     await bench.rounds(10, 20)
     state, reason = await bench.state()

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
+import shutil
+from urllib.parse import urlsplit
 
-import mooring
 from mooring.control.context import Actor, Context, require_administrator
 from mooring.control.refusals import in_spec, refuse_moderation, require_project
-from mooring.core.errors import Conflict, Unprocessable
+from mooring.core.errors import Conflict, Invalid, Unprocessable
 from mooring.core.ids import new_id
+from mooring.core.models import ModelFormat
 from mooring.core.pages import Query
+from mooring.core.secrets import token_key
 from mooring.core.services import (
     BuiltinModel,
+    HubModel,
     LocalModel,
     ModelService,
     ModelServiceSpec,
-    engine_of,
+    engine_for,
+    guessed_engine,
     next_state,
+    orders_of,
+    recipe_part,
     wanted_replicas,
 )
 from mooring.engines import load_engine
 from mooring.settings import Settings
+from mooring.sources.builtin import find_builtin
+from mooring.sources.local import find_local, find_local_adapter
 from mooring.store import changes
 from mooring.store import services as store
 from mooring.store.database import Transaction
 from mooring.store.endpoints import endpoints_using
+from mooring.store.secrets import find_secret
 from mooring.store.services import AnyService
 
 KIND = "ModelService"
-BUILTIN_MODELS = ("mooring-demo",)
 
 
 async def prepare(service: ModelService, context: Context, actor: Actor) -> None:
@@ -36,81 +45,85 @@ async def prepare(service: ModelService, context: Context, actor: Actor) -> None
 
     Raises:
         Forbidden: the caller may not deploy.
-        Unprocessable: this version can't do it, or the model can't be found.
+        Unprocessable: the model can't be found, or the program of its engine.
         Invalid: the engine does not take these arguments.
     """
     require_administrator(actor, "deploy model services")
     spec = service.spec
     refuse_moderation(spec.moderation)
-    if spec.engine == "vllm":
-        raise _not_yet("This version can't run the engine 'vllm' yet.", "Use engine 'auto'.", "spec.engine")
-    model_path(spec, context.settings)
+    found = _local_format(spec, context.settings)
+    for adapter in spec.adapters:
+        if isinstance(adapter.model, LocalModel):
+            find_local_adapter(adapter.model.path, context.settings.model_roots)
+    _check_mirrors(spec)
+    engine = engine_for(spec, found) if found is not None else guessed_engine(spec)
     with in_spec():
-        load_engine(engine_of(spec)).check_args(list(spec.args), dict(spec.env))
+        if engine:
+            load_engine(engine).check_args(list(spec.args), dict(spec.env))
+        else:
+            _check_for_any(spec)
+    if engine == "vllm":
+        _require_program(context.settings)
 
 
-def model_path(spec: ModelServiceSpec, settings: Settings) -> Path:
-    """Return the GGUF file that the service runs.
-
-    Raises:
-        Unprocessable: there is none, it lies outside of the model roots, or the source is not supported yet.
-    """
+def _local_format(spec: ModelServiceSpec, settings: Settings) -> ModelFormat | None:
+    """Return the format of a model that must lie here; None for one that comes from a hub."""
     if isinstance(spec.model, BuiltinModel):
-        if spec.model.name not in BUILTIN_MODELS:
-            raise Unprocessable(
-                f"There is no built-in model '{spec.model.name}'.",
-                next_step=f"Built in: {', '.join(BUILTIN_MODELS)}.",
-                param="spec.model.name",
-            )
-        return Path(mooring.__file__).parent / "assets" / f"{spec.model.name}.gguf"
+        return find_builtin(spec.model.name).format
     if isinstance(spec.model, LocalModel):
-        return _local_file(spec.model.path, settings.model_roots)
-    raise _not_yet(
-        f"This version can't download from '{spec.model.source}' yet.",
-        "Download the GGUF file yourself and use source 'local'.",
-        "spec.model.source",
-    )
+        return find_local(spec.model.path, settings.model_roots).format
+    return None
 
 
-def _local_file(path: str, model_roots: tuple[str, ...]) -> Path:
-    roots = [Path(root).resolve() for root in model_roots]
-    told = ", ".join(str(root) for root in roots)
+def _check_for_any(spec: ModelServiceSpec) -> None:
+    """Refuse what neither engine takes. Which one it will be, the model's files decide."""
+    likely, other = ("llamacpp", "vllm") if _names_gguf(spec) else ("vllm", "llamacpp")
     try:
-        real = Path(path).resolve()
-        if not roots:
+        load_engine(other).check_args(list(spec.args), dict(spec.env))
+    except Invalid:
+        load_engine(likely).check_args(list(spec.args), dict(spec.env))
+
+
+def _names_gguf(spec: ModelServiceSpec) -> bool:
+    model = spec.model
+    return isinstance(model, HubModel) and "gguf" in f"{model.name} {model.file or ''}".lower()
+
+
+def _check_mirrors(spec: ModelServiceSpec) -> None:
+    for hub, _ in orders_of(spec):
+        mirror = urlsplit(hub.mirror or "https://hub")
+        if mirror.scheme not in ("http", "https") or not mirror.hostname or mirror.username or mirror.query:
             raise Unprocessable(
-                "This platform reads no model files: no model roots are set.",
-                next_step="Restart it with --model-roots DIR (MOORING_MODEL_ROOTS): the folder of your models.",
-                param="spec.model.path",
+                f"The mirror '{hub.mirror}' is not a base URL.",
+                next_step="Write it like https://hf-mirror.com, without user name, query or fragment.",
+                param="spec.model.mirror",
             )
-        if not Path(path).is_absolute():
-            raise _bad_path(f"'{path}' is not an absolute path.")
-        if not any(real.is_relative_to(root) for root in roots):
-            raise _bad_path(f"'{path}' lies outside of the model roots ({told}).")
-        if not real.exists():
-            raise _bad_path(f"'{path}' does not exist on the machine where the platform runs.")
-        files = [real] if real.is_file() else sorted(real.glob("*.gguf")) if real.is_dir() else []
-    except (OSError, ValueError, RuntimeError):  # a NUL in it, a loop of links, no permission
-        raise _bad_path(f"'{path}' can't be read.") from None
-    files = [file for file in files if file.suffix == ".gguf"]
-    if len(files) != 1:
-        raise _bad_path(f"'{path}' must be a .gguf file or a folder with exactly one; it holds {len(files)}.")
-    target = files[0].resolve()
-    if not target.is_file() or not any(target.is_relative_to(root) for root in roots):
-        raise _bad_path(f"'{path}' leads out of the model roots ({told}).")
-    return target
 
 
-def _bad_path(message: str) -> Unprocessable:
-    return Unprocessable(
-        message,
-        next_step="Name a file under a model root, or restart with its folder in --model-roots (MOORING_MODEL_ROOTS).",
-        param="spec.model.path",
-    )
+def _require_program(settings: Settings) -> None:
+    program = shlex.split(settings.vllm_command)[0]
+    if shutil.which(program) is None:
+        raise Unprocessable(
+            f"The engine vllm is an external program, and there is no '{program}' on this machine.",
+            next_step="Install vLLM and name its command with --vllm-command (MOORING_VLLM_COMMAND), "
+            "or deploy a model in GGUF format.",
+            param="spec.engine",
+        )
 
 
-def _not_yet(message: str, next_step: str, param: str) -> Unprocessable:
-    return Unprocessable(message, next_step=next_step, param=param, code="not_supported_yet")
+async def _require_secrets(tx: Transaction, service: ModelService) -> None:
+    """Refuse when a secret that the spec names does not exist or does not say which of its values is the token."""
+    for hub, _ in orders_of(service.spec):
+        if not hub.token_secret:
+            continue
+        secret = await find_secret(tx, hub.token_secret, service.metadata.project)
+        if secret is None or token_key(secret.status.keys) is None:
+            told = "holds no value named 'token'" if secret is not None else "does not exist"
+            raise Unprocessable(
+                f"The secret '{hub.token_secret}' {told} in the project '{service.metadata.project}'.",
+                next_step="Create it first: mooring secrets create NAME --from-literal token=…",
+                param="spec.model.tokenSecret",
+            )
 
 
 async def find(tx: Transaction, ref: str, project: str, actor: Actor) -> AnyService | None:
@@ -124,7 +137,12 @@ async def listing(tx: Transaction, query: Query, actor: Actor) -> list[AnyServic
 
 
 async def create(tx: Transaction, service: ModelService, context: Context, actor: Actor) -> AnyService:
-    """Store a new model service; the loop then starts its replicas."""
+    """Store a new model service; the loop then starts its replicas.
+
+    Raises:
+        Unprocessable: a secret that it names does not exist.
+    """
+    await _require_secrets(tx, service)
     state = "stopped" if wanted_replicas(service.spec) == 0 else "pending"
     return await insert(tx, service, state)
 
@@ -157,8 +175,17 @@ async def update(
     """Replace spec and tags; None when nothing differs."""
     if (before.spec, before.metadata.tags) == (wanted.spec, wanted.metadata.tags):
         return None
+    await _require_secrets(tx, wanted)
+    if recipe_part(before.spec) != recipe_part(wanted.spec) and _runs_well(before):
+        await store.set_good(tx, before.id, before.status.spec_version, recipe_part(before.spec))
     state = before.status.state if before.spec == wanted.spec else next_state(wanted.spec, before.status.state)
     return await replace(tx, before, wanted, state)
+
+
+def _runs_well(service: ModelService) -> bool:
+    """Return whether this version is one to go back to."""
+    status = service.status
+    return status.state == "healthy" and status.current_replicas >= status.replicas > 0
 
 
 async def replace(

@@ -11,6 +11,7 @@ MooringError                     500 internal_error
 │   └── EndpointStopped          400 endpoint_stopped
 ├── Unauthenticated              401 invalid_api_key
 ├── Forbidden                    403 permission_denied
+│   └── TermsNotAccepted         403 terms_not_accepted
 ├── NotFound                     404 not_found
 │   ├── PathNotFound             404 path_not_found
 │   └── ModelNotFound            404 model_not_found
@@ -117,6 +118,12 @@ class Forbidden(MooringError):
     code = "permission_denied"
     default_message = "You may not do this."
     default_next_step = "Ask an administrator for the permission."
+
+
+class TermsNotAccepted(Forbidden):
+    code = "terms_not_accepted"
+    default_message = "Whoever makes a service or an endpoint must agree to the terms of use."
+    default_next_step = "Read GET /manage/v1/terms and send its version in the header Mooring-Agree-Terms."
 
 
 class NotFound(MooringError):

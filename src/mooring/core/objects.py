@@ -6,7 +6,7 @@ and names every fault; `to_wire` turns a noun into JSON-ready data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar, cast
 
@@ -19,12 +19,16 @@ from mooring.core import errors, snapshot
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 LABEL_PATTERN = r"^[A-Za-z0-9_-]{1,100}$"
 DESCRIPTION_PATTERN = r"^[^\x00-\x1f\x7f]{1,100}$"
+REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+ADAPTER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 PATTERN_RULES = {
     NAME_PATTERN: "a name is 1 to 63 of a-z 0-9 . - and starts and ends with a letter or digit",
     LABEL_PATTERN: "a key's label is 1 to 100 of A-Z a-z 0-9 _ -",
+    REPO_PATTERN: "a model on a hub is named organisation/repository",
+    ADAPTER_PATTERN: "an adapter's name is 1 to 63 of A-Z a-z 0-9 . _ - and starts with a letter or digit",
     DESCRIPTION_PATTERN: "a key's description is 1 to 100 characters on one line",
 }
-TAG_RULES = {"source": "must be 'builtin' or 'local'"}  # what this version can deploy; others are known, not possible
+TAG_RULES = {"source": "must be 'builtin', 'local', 'huggingface' or 'modelscope'"}
 DEFAULT_PROJECT = "default"
 ANSWERED = ("status", "action")  # what we say about an object; a user may send it back
 
@@ -162,9 +166,10 @@ def told_problems(problems: Sequence[Mapping[str, str | int]]) -> str:
     return f"{first['field'] or 'The object'}: {str(first['message']).rstrip('.')}.{more}"
 
 
-def to_wire(noun: Noun) -> dict[str, Any]:
-    """Return JSON-ready data with camelCase keys; what is None is left out."""
-    return noun.model_dump(mode="json", by_alias=True, exclude_none=True)
+def to_wire(noun: Noun, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Return JSON-ready data with camelCase keys; what is None is left out. `only` names the fields wanted."""
+    wanted = None if only is None else set(only)
+    return noun.model_dump(mode="json", by_alias=True, exclude_none=True, include=wanted)
 
 
 def slug(name: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from mooring.core.models import ModelFiles
 
 ReplicaState = Literal["pending", "starting", "ready", "draining", "gone", "failed"]
 
@@ -40,6 +43,65 @@ class ReplicaPlace:
     socket: Path  # Unix socket the engine must listen on (path ≤ 100 bytes)
     key: str  # random bearer the engine must demand
     threads: int  # CPU threads this replica may use
+    gpus: tuple[int, ...] = ()  # indexes of the GPUs that are this replica's alone
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What is set aside for one replica. 0 = nothing: the cores are then shared with all others."""
+
+    cpu: float = 0.0  # cores
+    memory_bytes: int = 0
+    gpus: int = 0
+
+
+NOTHING_RESERVED = Reserved()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """A LoRA adapter that lies on this machine: a GGUF file, or a folder as PEFT writes it."""
+
+    name: str  # callers ask for `<model>:<name>`
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """What a replica shall run, as far as an engine must know it."""
+
+    model: ModelFiles
+    served_model: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    adapters: tuple[AdapterFiles, ...] = ()
+    types: tuple[str, ...] = ()  # kinds of call asked for; () = the engine's usual ones
+    gpus: int = 0
+    program: tuple[str, ...] = ()  # how to start an engine that is a program of its own; () = its usual command
+    cache: Path | None = None  # folder for what engines compile and want again; None = the replica's own, lost with it
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a replica will take, estimated before it starts: `parts` are (what, bytes) and add up to `total`."""
+
+    parts: tuple[tuple[str, int], ...]
+    device: Literal["memory", "GPU memory"] = "memory"
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(size for _, size in self.parts)
+
+    def told(self) -> str:
+        """The sum for people: `1.4 GiB (weights 1.1 GiB + KV cache 0.2 GiB + …)`."""
+        parts = " + ".join(f"{what} {gib(size)}" for what, size in self.parts)
+        return f"{gib(self.total)} ({parts})"
+
+
+def gib(size: int) -> str:
+    """Return a number of bytes for people: `12.3 GiB`, `340 MiB`."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{max(1, round(size / (1 << 20)))} MiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +130,22 @@ class ObservedReplica:
     key: str
     served_model: str
     slots: int
+    engine: str = "llamacpp"  # registry name; replicas of version 0.1 did not write it down
+    reserved: Reserved = NOTHING_RESERVED
+    gpus: tuple[int, ...] = ()  # indexes
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one replica uses now, all its processes together."""
+
+    cpu_percent: float  # of one core, over the last moment
+    cpu_s: float  # since it started
+    memory_bytes: int  # resident, shared pages counted by share
+    read_bytes: int  # from disk, since it started
+    write_bytes: int
+    gpu_memory_bytes: int | None = None  # None = it has no GPU, or nobody can tell
+    gpu_percent: float | None = None  # busiest of its GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +167,4 @@ class Capacity:
     memory_mib: int
     gpus: int
     chips: tuple[str, ...] = field(default=("cpu",))
+    available_mib: int | None = None  # memory that nobody uses at this moment; None = unknown

@@ -82,6 +82,7 @@ class ServiceEntry(msgspec.Struct, array_like=True, frozen=True):
     limits: Limits
     description: str = ""
     created: int = 0  # Unix seconds
+    adapters: tuple[str, ...] = ()  # LoRA adapters; callers ask for `<model>:<adapter>`
 
 
 class TargetEntry(msgspec.Struct, array_like=True, frozen=True):

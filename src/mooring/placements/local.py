@@ -20,21 +20,29 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mooring.core.errors import Invalid, Unavailable
 from mooring.core.files import private_folder, write_private
 from mooring.core.processes import boot_id, kill_group, send_signal, start_time, wait_for_end
-from mooring.core.replicas import Capacity, LaunchPlan, ObservedReplica, ReplicaPlace
+from mooring.core.replicas import (
+    NOTHING_RESERVED,
+    Capacity,
+    Figures,
+    LaunchPlan,
+    ObservedReplica,
+    ReplicaPlace,
+    Reserved,
+)
+from mooring.placements import machine, replica_logs
 from mooring.settings import Settings
 
 STOP_GRACE_S = 5.0  # after SIGTERM the shim gives the engine this long
 _START_TIMEOUT_S = 30.0
 _KILL_PATIENCE_S = 5.0
-_LOG_READ_BYTES = 512 << 10
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LONGEST_SOCKET_NAME = 32
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -50,15 +58,23 @@ class LocalPlacement:
         self._run_dir = settings.run_dir
         self._orphan_grace_s = settings.orphan_grace_s
         self._starting: set[str] = set()
+        self._claims: dict[str, tuple[int, ...]] = {}  # GPUs of the replicas that are about to start
 
-    def place(self, replica_id: str) -> ReplicaPlace:
+    def place(self, replica_id: str, reserved: Reserved = NOTHING_RESERVED, share: int = 1) -> ReplicaPlace:
         """Choose where a replica will live, and make its folder.
+
+        Args:
+            replica_id: a new one, or one that is started again.
+            reserved: what is set aside for it; its GPUs are chosen here.
+            share: how many replicas share the cores where none are set aside.
 
         Raises:
             Invalid: the id can't name a folder.
+            Unavailable: too few GPUs are free.
             OSError: the folders can't be made.
         """
         directory = self._directory(replica_id)
+        gpus = self._free_gpus(replica_id, reserved.gpus)
         private_folder(self._replicas)
         private_folder(self._run_dir)
         return ReplicaPlace(
@@ -66,15 +82,36 @@ class LocalPlacement:
             directory=private_folder(directory),
             socket=self._run_dir / f"{_short(replica_id)}.sock",
             key=secrets.token_urlsafe(32),
-            threads=max(1, int(self.capacity().cpu) - 1),
+            threads=_threads(reserved.cpu, share),
+            gpus=gpus,
         )
+
+    def _free_gpus(self, replica_id: str, wanted: int) -> tuple[int, ...]:
+        if not wanted:
+            return ()
+        taken = {gpu for claimant, claimed in self._claims.items() if claimant != replica_id for gpu in claimed}
+        taken |= {gpu for replica in self._observe() if replica.alive for gpu in replica.gpus}
+        free = [gpu for gpu in range(self.capacity().gpus) if gpu not in taken][:wanted]
+        if len(free) < wanted:
+            raise Unavailable(f"{wanted} GPUs are wanted and {len(free)} are free.", next_step="")
+        self._claims[replica_id] = tuple(free)
+        return tuple(free)
 
     def _directory(self, replica_id: str) -> Path:
         if not _ID.fullmatch(replica_id):
             raise Invalid(f"'{replica_id}' is not the id of a replica.")
         return self._replicas / replica_id
 
-    async def start(self, place: ReplicaPlace, plan: LaunchPlan, *, service_id: str, spec_version: int) -> None:
+    async def start(
+        self,
+        place: ReplicaPlace,
+        plan: LaunchPlan,
+        *,
+        service_id: str,
+        spec_version: int,
+        engine: str = "llamacpp",
+        reserved: Reserved = NOTHING_RESERVED,
+    ) -> None:
         """Start a replica; return when its shim has spawned the engine, which may then still load for long.
 
         Raises:
@@ -84,12 +121,15 @@ class LocalPlacement:
             "replica_id": place.replica_id,
             "service_id": service_id,
             "spec_version": spec_version,
+            "engine": engine,
             "argv": list(plan.argv),
             "env": plan.env,
             "address": plan.address,
             "key": place.key,
             "served_model": plan.served_model,
             "slots": plan.slots,
+            "reserved": asdict(reserved),
+            "gpus": list(place.gpus),
             "socket": str(place.socket),
             "data_lock": str(self._data_dir / "lock"),
             "orphan_grace_s": self._orphan_grace_s,
@@ -100,6 +140,7 @@ class LocalPlacement:
             await asyncio.to_thread(_spawn, place.directory, content)
         finally:
             self._starting.discard(place.replica_id)
+            self._claims.pop(place.replica_id, None)
 
     async def stop(self, replica_id: str, grace_s: float = STOP_GRACE_S) -> None:
         """End a replica and everything it started; return when it is gone. Nothing happens if it is already.
@@ -136,11 +177,36 @@ class LocalPlacement:
             key=str(plan.get("key", "")),
             served_model=str(plan.get("served_model", "")),
             slots=int(plan.get("slots", 0)),
+            engine=str(plan.get("engine", "llamacpp")),
+            reserved=Reserved(**plan.get("reserved", {})),
+            gpus=tuple(plan.get("gpus", ())),
         )
 
     async def logs(self, replica_id: str, tail_lines: int = 200) -> str:
         """Return the newest lines of the engine's output; "" if there is none."""
-        return await asyncio.to_thread(_tail, self._directory(replica_id), tail_lines)
+        return await asyncio.to_thread(replica_logs.tail, self._directory(replica_id), tail_lines)
+
+    def follow(self, replica_id: str, tail_lines: int = 200) -> AsyncIterator[str]:
+        """Yield the newest lines, then whole lines as they are written, also beyond a rotation.
+
+        Ends when the replica's folder is gone.
+        """
+        return replica_logs.follow(self._directory(replica_id), tail_lines)
+
+    async def figures(self, replica_ids: Collection[str]) -> dict[str, Figures]:
+        """Return what those of the replicas that run use now, by id."""
+        return await asyncio.to_thread(self._figures, replica_ids)
+
+    def _figures(self, replica_ids: Collection[str]) -> dict[str, Figures]:
+        sessions: dict[str, int] = {}
+        gpus: dict[str, tuple[int, ...]] = {}
+        for replica_id in replica_ids:
+            folder = self._directory(replica_id)
+            trace = _Trace.read(folder)
+            if trace is not None and trace.engine_runs():
+                sessions[replica_id] = trace.shim_pid
+                gpus[replica_id] = tuple(_read_json(folder / "plan.json").get("gpus", ()))
+        return machine.figures(sessions, gpus)
 
     async def remove(self, replica_id: str) -> None:
         """Delete the folder of a dead replica.
@@ -152,10 +218,7 @@ class LocalPlacement:
 
     def capacity(self) -> Capacity:
         """Return what this machine, or the container we are in, offers."""
-        gpus = _gpus()
-        return Capacity(
-            cpu=_cores(), memory_mib=_memory_mib(), gpus=gpus, chips=("cpu", "nvidia") if gpus else ("cpu",)
-        )
+        return machine.capacity()
 
 
 # --- one replica's folder ---------------------------------------------------------------------------------
@@ -201,6 +264,11 @@ def _short(replica_id: str) -> str:
     if len(replica_id) <= _LONGEST_SOCKET_NAME:
         return replica_id
     return hashlib.blake2b(replica_id.encode(), digest_size=8).hexdigest()
+
+
+def _threads(cpu: float, share: int) -> int:
+    """Return the CPU threads of one replica: its own cores, else its share of all but one."""
+    return max(1, int(cpu)) if cpu else max(1, (int(machine.cores()) - 1) // max(1, share))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -286,45 +354,3 @@ def _remove(folder: Path) -> None:
     if isinstance(socket, str):
         Path(socket).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-def _tail(folder: Path, lines: int) -> str:
-    text = b""
-    for name in ("stderr.log", "stderr.log.1"):
-        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_READ_BYTES))
-            text = file.read() + text
-        if text.count(b"\n") > lines:
-            break
-    return "\n".join(text.decode("utf-8", errors="replace").splitlines()[-lines:]) if lines > 0 else ""
-
-
-# --- the machine ------------------------------------------------------------------------------------------
-
-
-def _cgroup(name: str) -> str:
-    try:
-        return Path("/sys/fs/cgroup", name).read_text()
-    except OSError:
-        return ""
-
-
-def _cores() -> float:
-    available = float(len(os.sched_getaffinity(0)))
-    quota = _cgroup("cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        return min(available, int(quota[0]) / int(quota[1]))
-    return available
-
-
-def _memory_mib() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _cgroup("memory.max").strip()
-    return (min(total, int(limit)) if limit.isdigit() else total) >> 20
-
-
-def _gpus() -> int:
-    try:
-        return len(os.listdir("/proc/driver/nvidia/gpus"))
-    except OSError:
-        return 0

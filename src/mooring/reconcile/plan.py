@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from mooring.core.ids import new_id
 from mooring.core.replicas import ObservedReplica, Probe, Replica
@@ -23,8 +24,17 @@ HUNG_S = 120.0  # a replica silent for that long is ended and started again
 MOST_EXITS = 5  # in a row: a crash loop
 MOST_FAILED_STARTS = 3  # in a row, by the engine's own refusal: what it was given is not usable
 SURGE = 1  # replicas above the wanted number while a new version replaces the old one
+NO_LIMIT = 1 << 30
 NOTICE_S = 1.0  # a draining replica keeps running at least so long: gateways must hear of it first
 STOP_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why no replica of the wanted version can be started now. `failed`: and never will, as things are."""
+
+    reason: str
+    state: Literal["pending", "downloading", "failed"] = "pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,11 @@ class Wanted:
     recipe: str
     replicas: int
     state: str = "pending"  # as last written
-    problem: str = ""  # why no replica of it can be started at all
+    hold: Hold | None = None
+    surge: int = SURGE  # 0: the old replicas end first
+    room: int = NO_LIMIT  # how many more replicas the machine has room for
+    lack: str = ""  # what those beyond `room` wait for
+    good: str = ""  # recipe of the last version that ran well
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,8 @@ class Plan:
     state: str
     reason: str
     due_at: float | None = None  # when the next decision falls without any news, Unix seconds
+    steady: bool = False  # every wanted replica has been ready for long: this version runs well
+    gave_up: str = ""  # why the wanted version must give way to the last good one
 
 
 def plan_service(
@@ -128,7 +144,17 @@ def plan_service(
     draft.start_due()
     rows = tuple(draft.rows.values())
     state, reason = describe(wanted, rows)
-    return Plan(rows, tuple(draft.actions), state, reason, draft.due_at())
+    steady = wanted.replicas > 0 and draft.steady_replicas() >= wanted.replicas
+    return Plan(rows, tuple(draft.actions), state, reason, draft.due_at(), steady, gave_up(wanted, rows))
+
+
+def gave_up(wanted: Wanted, rows: Sequence[Replica]) -> str:
+    """Return why the wanted version is to be rolled back; "" while it may still come, or with nothing to go back to."""
+    if not wanted.good or wanted.good == wanted.recipe or wanted.replicas == 0:
+        return ""
+    if wanted.hold is not None and wanted.hold.state == "failed":
+        return wanted.hold.reason
+    return next((row.reason for row in rows if row.state == "failed" and row.recipe == wanted.recipe), "")
 
 
 def backoff_s(exits: int) -> float:
@@ -207,7 +233,9 @@ class _Draft:
         status = observed.exit_status if observed is not None else None
         reason = _told(observed, failure.message)
         # A status of None: it just ended, and its shim has not written it down yet.
-        refused = replica.ready_at is None and observed is not None and (status is None or status > 0)
+        said_no = observed is not None and (status is None or status > 0)
+        too_slow = now - (replica.started_at or now) > self.times.start_timeout_s
+        refused = replica.ready_at is None and (said_no or too_slow)
         row = replace(replica, restarts=exits, pid=None, address="", engine_key="", ready_at=None)
         if failure.final or exits >= (MOST_FAILED_STARTS if refused else MOST_EXITS):
             tries = "" if exits == 1 else f" {exits} times in a row"
@@ -235,7 +263,9 @@ class _Draft:
             if row.state != "ready":
                 self._retire(row)
         serving = [row for row in outdated if row.state == "ready"]
-        for row in serving[: max(0, len(serving) - max(0, wanted.replicas - ready_new))]:
+        in_place = not wanted.surge and wanted.hold is None and wanted.room > 0
+        needed = 0 if in_place else max(0, wanted.replicas - ready_new)
+        for row in serving[: max(0, len(serving) - needed)]:
             self._retire(row)
         surplus = len(self._current()) - wanted.replicas
         for row in sorted(self._current(), key=_worth)[: max(0, surplus)]:
@@ -245,22 +275,28 @@ class _Draft:
     def fill_up(self, make_id: Callable[[], str]) -> None:
         """Add seats for the replicas that are missing."""
         wanted = self.wanted
-        if wanted.problem:
+        if wanted.hold is not None:
             return
         missing = wanted.replicas - len(self._current())
-        room = wanted.replicas + SURGE - len(self.rows)
+        room = wanted.replicas + wanted.surge - len(self.rows)
         for _ in range(min(missing, room)):
             row = Replica(make_id(), wanted.id, wanted.spec_version, wanted.recipe)
             self.rows[row.id] = row
 
     def start_due(self) -> None:
         """Start the engines of the seats whose time has come."""
-        if self.wanted.problem:
+        wanted, now = self.wanted, self.seen.now
+        if wanted.hold is not None:
             return
-        now = self.seen.now
-        room = self.wanted.replicas + SURGE - sum(row.state not in ("pending", "failed") for row in self.rows.values())
+        seats = (
+            wanted.replicas + wanted.surge - sum(row.state not in ("pending", "failed") for row in self.rows.values())
+        )
         due = [row for row in self._idle_rows() if row.state == "pending" and (row.next_start_at or now) <= now]
-        for row in due[: max(0, room)]:
+        startable = max(0, min(seats, wanted.room))
+        for row in due[startable:]:
+            if seats > wanted.room:
+                self.rows[row.id] = replace(row, reason=wanted.lack, next_start_at=None)
+        for row in due[:startable]:
             self.rows[row.id] = replace(
                 row, state="starting", reason="", next_start_at=None, started_at=now, ready_at=None, slots=0
             )
@@ -270,6 +306,11 @@ class _Draft:
         """Return when a back-off or a drain ends next."""
         times = [row.next_start_at for row in self.rows.values() if row.next_start_at is not None]
         return min(times, default=None)
+
+    def steady_replicas(self) -> int:
+        """Count the replicas of the wanted version that have been ready for long."""
+        ready = (row for row in self._current() if row.state == "ready" and row.ready_at is not None)
+        return sum(self.seen.now - row.ready_at >= STEADY_S for row in ready if row.ready_at is not None)
 
     def _idle_rows(self) -> list[Replica]:
         return [row for row in self.rows.values() if row.id not in self.seen.busy and row.state != "draining"]
@@ -354,8 +395,8 @@ def describe(wanted: Wanted, rows: Sequence[Replica]) -> tuple[str, str]:
     new = [row for row in rows if row.recipe == wanted.recipe]
     if ready:
         return _describe_ready(wanted, rows, ready)
-    if wanted.problem:
-        return "pending", wanted.problem
+    if wanted.hold is not None:
+        return wanted.hold.state, wanted.hold.reason
     failed = [row for row in new if row.state == "failed"]
     if failed:
         return "failed", failed[0].reason
@@ -372,13 +413,17 @@ def _describe_ready(wanted: Wanted, rows: Sequence[Replica], ready: Sequence[Rep
     ready_new = sum(row.recipe == wanted.recipe for row in ready)
     if ready_new >= wanted.replicas:
         return "healthy", ""
-    trouble = wanted.problem or next((_trouble(row) for row in new if _trouble(row)), "")
+    trouble = next((_trouble(row) for row in new if _trouble(row)), "")
+    if wanted.hold is not None:
+        if wanted.hold.state != "failed":
+            return "updating", f"{wanted.hold.reason} The old version keeps serving."
+        trouble = wanted.hold.reason
     if ready_new == len(ready):
         lost = wanted.state in ("healthy", "unhealthy")  # else more are wanted than before
-        state = "healthy" if lost else "updating"
+        state = "healthy" if lost or (trouble and trouble == wanted.lack) else "updating"
         return state, f"{ready_new} of {wanted.replicas} replicas are ready. {trouble}".strip()
-    if not trouble:
-        return "updating", f"{ready_new} of {wanted.replicas} replicas are ready."
+    if not trouble or trouble == wanted.lack:
+        return "updating", f"{ready_new} of {wanted.replicas} replicas are ready. {trouble}".strip()
     old = f"{len(ready) - ready_new} of {wanted.replicas} ready"
     return "updating", f"The new version fails: {trouble} The old one keeps serving ({old})."
 

@@ -9,27 +9,42 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mooring.core.external_services import ExternalService
-from mooring.core.replicas import ObservedReplica, Replica
-from mooring.core.services import ModelService, engine_of, wanted_replicas
+from mooring.core.replicas import Capacity, ObservedReplica, Replica
+from mooring.core.services import ModelService, recipe_part, wanted_replicas, with_recipe
 from mooring.engines import load_engine
 from mooring.reconcile import external_services
 from mooring.reconcile.actions import Actor, Engines
 from mooring.reconcile.history import adoption, replica_events, service_event
+from mooring.reconcile.launching.machine import Machine
+from mooring.reconcile.launching.models import Models, Standing
+from mooring.reconcile.launching.recipes import recipe_of
 from mooring.reconcile.loop import Clock, SystemClock
-from mooring.reconcile.plan import Failure, Plan, Remove, Seen, Stop, Times, Wanted, plan_service
+from mooring.reconcile.plan import (
+    NO_LIMIT,
+    SURGE,
+    Failure,
+    Plan,
+    Remove,
+    Seen,
+    Start,
+    Stop,
+    Times,
+    Wanted,
+    plan_service,
+)
 from mooring.reconcile.probing import Prober, Watch, draining_pace, replica_pace
-from mooring.reconcile.recipes import recipe_of, unfit
 from mooring.settings import Settings
+from mooring.sources.cache import ModelCache
 from mooring.store import changes, events
 from mooring.store import replicas as replica_store
-from mooring.store.database import Database
-from mooring.store.services import AnyService, list_all_services
-from mooring.store.snapshot_rows import Unseal, upstream_keys
+from mooring.store.database import Database, Transaction
+from mooring.store.services import AnyService, good_recipes, list_all_services, roll_back, set_good
+from mooring.store.snapshot_rows import Unseal, hub_tokens, upstream_keys
 
 if TYPE_CHECKING:
     from mooring.placements.local import LocalPlacement
@@ -38,6 +53,7 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 LOG_LINES = 200  # of a dead engine's stderr, from which its error is read
+LOADING_LINES = 40  # of a starting engine's, from which its progress is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,9 @@ class World:
     replicas: Mapping[str, list[Replica]]  # by service id
     observed: Mapping[str, ObservedReplica]
     upstream_keys: Mapping[str, str]
+    good: Mapping[str, dict[str, Any]]  # service id → the last version that ran well
+    standings: Mapping[str, Standing]  # of the deployed ones, by service id
+    capacity: Capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +80,17 @@ class Found:
     before: tuple[Replica, ...]
     progress: dict[str, Any]
     detail: dict[str, Any]
+    standing: Standing = field(default_factory=Standing)
+    engine: str = ""  # of those that serve, else the one to be started
+    good: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what a roll-back goes back to
+    remember: bool = False  # this version has run well for long: it is the next one to go back to
 
 
 class Services:
     """Makes the replicas as the services want them.
 
     Args:
-        unseal: opens a sealed secret (upstream keys are needed to ask external services).
+        unseal: opens a sealed secret: upstream keys are needed to ask external services, tokens to ask hubs.
         wake: makes the next round come now.
     """
 
@@ -75,6 +98,7 @@ class Services:
         self,
         db: Database,
         placement: LocalPlacement,
+        cache: ModelCache,
         *,
         unseal: Unseal,
         wake: Callable[[], None],
@@ -88,7 +112,8 @@ class Services:
         self._engines = engines
         self._times = Times(settings.drain_s, settings.engine_start_timeout_s)
         self._clock = clock or SystemClock()
-        self._actor = Actor(placement, settings, wake, engines)
+        self._actor = Actor(placement, wake, engines)
+        self._models = Models(settings, cache, engines, self._clock)
         self._prober = Prober(wake, self._clock)
         self._looked = False
 
@@ -102,8 +127,8 @@ class Services:
         failures = await self._failures(world, busy)
         now = world.at.timestamp()
         seen = Seen(now, world.observed, self._prober.health, failures, busy)
-        found = [self._plan(world, service_id, seen) for service_id in _ids(world)]
-        found = [entry for entry in found if entry is not None]
+        machine = _machine(world)
+        found = [await self._plan(world, service_id, seen, machine) for service_id in _ids(world)]
         await self._write(world.at, found)
         for replica_id in failures:
             self._actor.failures.pop(replica_id, None)
@@ -115,11 +140,16 @@ class Services:
     async def close(self) -> None:
         """End the probes and wait for the actions under way."""
         await self._prober.close()
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Wait for the actions that are under way."""
         await self._actor.finish()
 
     async def stop_all(self, grace_s: float = 5.0) -> None:
         """End every replica: the ordered stop of the whole platform. Their seats start anew with the next start."""
         await self.close()
+        await self._models.stop()
         alive = [replica for replica in await self._placement.list() if replica.alive]
         stops = (self._placement.stop(replica.replica_id, grace_s) for replica in alive)
         for outcome in await asyncio.gather(*stops, return_exceptions=True):
@@ -140,10 +170,15 @@ class Services:
             services = await list_all_services(tx)
             rows = await replica_store.list_replicas(tx)
             keys = await upstream_keys(tx, services, self._unseal)
+            tokens = await hub_tokens(tx, services, self._unseal)
+            good = await good_recipes(tx)
         replicas: dict[str, list[Replica]] = defaultdict(list)
         for row in rows:
             replicas[row.service_id].append(row)
-        return World(self._clock.now(), services, replicas, observed, keys)
+        capacity = self._placement.capacity()
+        deployed = [service for service in services if isinstance(service, ModelService)]
+        standings = await self._models.look(deployed, tokens, capacity)
+        return World(self._clock.now(), services, replicas, observed, keys, good, standings, capacity)
 
     async def _note_adoptions(self, world: World) -> None:
         """Tell of the engines that an earlier control left running."""
@@ -159,42 +194,53 @@ class Services:
 
     async def _failures(self, world: World, busy: frozenset[str]) -> dict[str, Failure]:
         """Return why the replicas that should run and do not have ended, by replica id."""
-        engines = {service.id: service.status.engine for service in world.services}
         failures: dict[str, Failure] = {}
         for row in (row for rows in world.replicas.values() for row in rows):
             observed = world.observed.get(row.id)
             if row.state not in ("starting", "ready") or row.id in busy or (observed and observed.alive):
                 continue
             failure = self._actor.failures.get(row.id)
-            if failure is None and observed is not None and row.service_id in engines:
+            if failure is None and observed is not None:
                 output = await self._placement.logs(row.id, LOG_LINES)
-                failure = Failure(self._engines(engines[row.service_id]).last_error(output))
+                failure = Failure(self._engines(observed.engine).last_error(output))
             if failure is not None:
                 failures[row.id] = failure
         return failures
 
     # --- plan
 
-    def _plan(self, world: World, service_id: str, seen: Seen) -> Found | None:
+    async def _plan(self, world: World, service_id: str, seen: Seen, machine: Machine) -> Found:
         service = next((known for known in world.services if known.id == service_id), None)
         rows = world.replicas.get(service_id, [])
         if isinstance(service, ExternalService):
             return self._judge_external(service)
         if service is None:
-            wanted = Wanted(service_id, 0, "", 0)
-        else:
-            wanted = Wanted(
-                service.id,
-                service.status.spec_version,
-                recipe_of(service),
-                wanted_replicas(service.spec),
-                service.status.state,
-                unfit(service, self._placement.capacity()),
-            )
+            plan = plan_service(Wanted(service_id, 0, "", 0), rows, seen, self._times)
+            return Found(service_id, None, plan, tuple(rows), {}, {})
+        standing, good = world.standings[service_id], world.good.get(service_id, {})
+        wanted = _wanted(service, standing, good, machine)
         plan = plan_service(wanted, rows, seen, self._times)
-        ready = sum(row.state == "ready" for row in plan.replicas)
-        progress = {"ready": ready, "wanted": wanted.replicas}
-        return Found(service_id, service, plan, tuple(rows), progress, {})
+        if standing.launch is not None:
+            starts = sum(isinstance(action, Start) for action in plan.actions)
+            machine.take(service_id, wanted.recipe, standing.launch.reserved, starts)
+        ready = [row for row in plan.replicas if row.state == "ready"]
+        progress: dict[str, Any] = {"ready": len(ready), "wanted": wanted.replicas, **standing.progress}
+        if message := await self._loading(standing, plan):
+            progress |= {"phase": "loading", "message": message}
+        engines = [seen.observed[row.id].engine for row in ready if row.id in seen.observed]
+        detail = _detail(service, standing)
+        return Found(
+            service_id, service, _told_roll_back(plan, detail), tuple(rows), progress, detail, standing,
+            engine=next((engine for engine in engines if engine), standing.engine),
+            good=good, remember=plan.steady and wanted.good != wanted.recipe,
+        )  # fmt: skip
+
+    async def _loading(self, standing: Standing, plan: Plan) -> str:
+        """Return what the engine of a replica that starts says about its progress, "" if nothing."""
+        starting = next((row.id for row in plan.replicas if row.state == "starting" and row.ready_at is None), "")
+        if not starting or standing.launch is None:
+            return ""
+        return self._engines(standing.engine).progress(await self._placement.logs(starting, LOADING_LINES))
 
     def _judge_external(self, service: ExternalService) -> Found:
         verdict = external_services.judge(service, self._prober.health)
@@ -222,13 +268,29 @@ class Services:
                         reason=entry.plan.reason,
                         progress=entry.progress,
                         detail=entry.detail,
+                        engine=entry.engine or None,
+                        types=list(entry.standing.types) or None,
                         spec_version=entry.service.status.spec_version,
                     )
                     told += _events(at, entry, entry.service)
+                if isinstance(entry.service, ModelService):
+                    told += await self._turn(tx, at, entry, entry.service)
             await events.add(tx, told)
             served = [entry.service_id for entry in changed if _matters_to_gateways(entry)]
             if served:
                 await changes.record(tx, "service", served)
+
+    async def _turn(self, tx: Transaction, at: datetime, entry: Found, service: ModelService) -> list[events.Event]:
+        """Remember a version that runs well; roll back one that gave up. Return the event that says so."""
+        if entry.remember:
+            await set_good(tx, service.id, service.status.spec_version, recipe_part(service.spec))
+        if not entry.plan.gave_up:
+            return []
+        told = {"version": service.status.spec_version, "reason": entry.plan.gave_up, "at": at.isoformat()}
+        if not await roll_back(tx, service, with_recipe(service.spec, entry.good["recipe"]), told):
+            return []
+        which = f"Version {told['version']} did not come up; back to version {entry.good['version']}."
+        return [events.Event(service.id, "", at, "error", "RolledBack", f"{which} {entry.plan.gave_up}")]
 
     # --- act
 
@@ -236,9 +298,8 @@ class Services:
         rows: set[str] = set()
         for entry in found:
             rows |= {row.id for row in entry.plan.replicas} | {row.id for row in entry.before}
-            service = entry.service if isinstance(entry.service, ModelService) else None
             for action in entry.plan.actions:
-                self._actor.do(action, service)
+                self._actor.do(action, entry.standing.launch)
         for replica in world.observed.values():
             if replica.replica_id not in rows and replica.replica_id not in busy:  # nobody remembers it
                 self._actor.do(Stop(replica.replica_id) if replica.alive else Remove(replica.replica_id))
@@ -250,17 +311,66 @@ class Services:
                 key = world.upstream_keys.get(entry.service_id, "")
                 wanted |= external_services.watches(entry.service, key)
                 continue
-            engine = engine_of(entry.service.spec) if entry.service is not None else "llamacpp"
             for row in entry.plan.replicas:
                 observed = world.observed.get(row.id)
                 if observed is not None and observed.alive and observed.address:
-                    wanted[row.id] = _replica_watch(self._engines(engine), row, observed)
+                    wanted[row.id] = _replica_watch(self._engines(observed.engine), row, observed)
         self._prober.watch_only(wanted)
 
 
 def _ids(world: World) -> list[str]:
-    known = [service.id for service in world.services]
+    """Return the services by age: the oldest takes its room on the machine first."""
+    by_age = sorted(world.services, key=lambda service: (service.metadata.created_at or world.at, service.id))
+    known = [service.id for service in by_age]
     return known + sorted(world.replicas.keys() - set(known))
+
+
+def _machine(world: World) -> Machine:
+    names = {service.id: service.metadata.name for service in world.services}
+    launches = {service_id: standing.launch for service_id, standing in world.standings.items()}
+    needs = {service_id: launch.reserved for service_id, launch in launches.items() if launch is not None}
+    return Machine(world.capacity, names, world.replicas, world.observed, needs)
+
+
+def _wanted(service: ModelService, standing: Standing, good: Mapping[str, Any], machine: Machine) -> Wanted:
+    recipe, in_place = recipe_of(service), service.spec.update == "recreate"
+    room, lack = NO_LIMIT, ""
+    if standing.launch is not None:
+        room, lack = machine.room(service.id, recipe, standing.launch.reserved, in_place=in_place)
+    return Wanted(
+        service.id,
+        service.status.spec_version,
+        recipe,
+        wanted_replicas(service.spec),
+        service.status.state,
+        standing.hold,
+        surge=0 if in_place else SURGE,
+        room=room,
+        lack=lack,
+        good=recipe_of(service, with_recipe(service.spec, good["recipe"])) if good else "",
+    )
+
+
+def _detail(service: ModelService, standing: Standing) -> dict[str, Any]:
+    """Return what is told of the model; that a version was rolled back is told until the next change."""
+    detail: dict[str, Any] = {}
+    if standing.launch is not None:
+        model = standing.launch.request.model
+        detail["model"] = {"format": model.format, "bytes": model.bytes} | (
+            {"revision": model.revision} if model.revision else {}
+        )
+    if standing.need is not None:
+        detail["memory"] = {"bytes": standing.need.total, "told": standing.need.told(), "device": standing.need.device}
+    if "rolledBack" in service.status.detail:
+        detail["rolledBack"] = service.status.detail["rolledBack"]
+    return detail
+
+
+def _told_roll_back(plan: Plan, detail: Mapping[str, Any]) -> Plan:
+    if plan.state != "healthy" or plan.reason or "rolledBack" not in detail:
+        return plan
+    told = detail["rolledBack"]
+    return replace(plan, reason=f"Version {told['version']} did not come up and was rolled back: {told['reason']}")
 
 
 def _replica_watch(module: Any, row: Replica, observed: ObservedReplica) -> Watch:
@@ -289,9 +399,21 @@ def _differs(entry: Found) -> bool:
         return True
     if entry.service is None:
         return False
+    if entry.remember or entry.plan.gave_up:
+        return True
     status = entry.service.status
     known = status.state, status.reason, status.progress, status.detail
+    if _differs_in_kind(entry):
+        return True
     return known != (entry.plan.state, entry.plan.reason, entry.progress, entry.detail)
+
+
+def _differs_in_kind(entry: Found) -> bool:
+    """Return whether another engine serves, or other kinds of call are answered, than was written down."""
+    if entry.service is None:
+        return False
+    status, types = entry.service.status, list(entry.standing.types)
+    return entry.engine not in ("", status.engine) or (bool(types) and types != status.types)
 
 
 def _matters_to_gateways(entry: Found) -> bool:
@@ -299,6 +421,8 @@ def _matters_to_gateways(entry: Found) -> bool:
         return False
     status = entry.service.status
     if (status.state, status.reason, status.detail) != (entry.plan.state, entry.plan.reason, entry.detail):
+        return True
+    if _differs_in_kind(entry):
         return True
     return _served(entry.before) != _served(entry.plan.replicas)
 

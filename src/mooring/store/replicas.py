@@ -42,6 +42,8 @@ async def set_service_state(
     reason: str,
     progress: dict[str, Any] | None = None,
     detail: dict[str, Any] | None = None,
+    engine: str | None = None,
+    types: list[str] | None = None,
     spec_version: int | None = None,
 ) -> bool:
     """Write what the loop found out about a service; return False when the service was deleted or changed meanwhile.
@@ -50,10 +52,9 @@ async def set_service_state(
     None leaves a field as it is. The caller records the change.
     """
     values: dict[str, Any] = {"state": state, "reason": reason, "updated_at": datetime.now(UTC)}
-    if progress is not None:
-        values["progress"] = progress
-    if detail is not None:
-        values["detail"] = detail
+    for name, value in (("progress", progress), ("detail", detail), ("engine", engine), ("types", types)):
+        if value is not None:
+            values[name] = value
     same = services.c.id == service_id
     if spec_version is not None:
         same &= services.c.spec_version == spec_version

@@ -33,6 +33,9 @@ async def insert_service(tx: Transaction, service: AnyService) -> AnyService:
         "kind": service.kind,
         "progress": {},
         "detail": {},
+        "good": {},
+        "types": [],
+        "engine": "" if service.kind == "ModelService" else "external",
         "spec_version": 1,
         "created_at": now,
         "updated_at": now,
@@ -49,7 +52,7 @@ async def update_service(tx: Transaction, service: AnyService, *, again: bool = 
     before = await get_service(tx, service.id)
     values = _values(service) | {"updated_at": datetime.now(UTC)}
     if again or before.spec != service.spec:
-        values["spec_version"] = services.c.spec_version + 1
+        values |= {"spec_version": services.c.spec_version + 1, "detail": {}}  # what was told of the version before
     await tx.execute(sa.update(services).where(services.c.id == service.id).values(**values))
     return await get_service(tx, service.id)
 
@@ -99,6 +102,30 @@ async def list_all_services(tx: Transaction) -> list[AnyService]:
 async def list_services_by_id(tx: Transaction, ids: Sequence[str]) -> list[AnyService]:
     """Return those that exist."""
     return await _nouns(tx, await rows.fetch(tx, sa.select(services).where(services.c.id.in_(ids))))
+
+
+async def good_recipes(tx: Transaction) -> dict[str, dict[str, Any]]:
+    """Return service id → `{"version", "recipe"}` of the last version that ran well, of those that have one."""
+    found = await rows.fetch(tx, sa.select(services.c.id, services.c.good).where(services.c.kind == "ModelService"))
+    return {row.id: row.good for row in found if row.good}
+
+
+async def set_good(tx: Transaction, service_id: str, version: int, recipe: dict[str, Any]) -> None:
+    """Remember the version that runs well, to go back to."""
+    good = {"version": version, "recipe": recipe}
+    await tx.execute(sa.update(services).where(services.c.id == service_id).values(good=good))
+
+
+async def roll_back(tx: Transaction, service: ModelService, spec: ModelServiceSpec, told: dict[str, Any]) -> bool:
+    """Put `spec` in the place of the version looked at, unless it changed meanwhile; `told` goes into the detail."""
+    same = (services.c.id == service.id) & (services.c.spec_version == service.status.spec_version)
+    values = {
+        "spec": to_wire(spec),
+        "spec_version": services.c.spec_version + 1,
+        "detail": {"rolledBack": told},
+        "updated_at": datetime.now(UTC),
+    }
+    return (await tx.execute(sa.update(services).where(same).values(**values))).rowcount > 0
 
 
 async def service_states(tx: Transaction, projects: set[str]) -> dict[tuple[str, str], tuple[str, str, str]]:
@@ -158,5 +185,10 @@ def _noun(row: Any, ready_versions: Sequence[int]) -> AnyService:
         "current_replicas": sum(version == row.spec_version for version in ready_versions),
     }
     status["served_model"] = nouns.served_model(row.name, deployed)
-    status |= {"engine": nouns.engine_of(deployed), "types": list(nouns.types_of(deployed))}
+    adapters = [adapter.name for adapter in deployed.adapters]
+    status |= {
+        "engine": row.engine or nouns.guessed_engine(deployed),
+        "types": row.types or list(nouns.types_of(deployed)),
+        "adapters": adapters,
+    }
     return ModelService(id=row.id, metadata=metadata, spec=deployed, status=ServiceStatus(**status))

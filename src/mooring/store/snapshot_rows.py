@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from mooring.core import snapshot
 from mooring.core.external_services import ExternalService, served_model
 from mooring.core.secrets import token_key
-from mooring.core.services import CALLABLE_STATES, ModelService
+from mooring.core.services import CALLABLE_STATES, ModelService, orders_of
 from mooring.core.snapshot import ReplicaEntry, Row, Table
 from mooring.store import rows
 from mooring.store.database import Transaction
@@ -61,6 +61,24 @@ async def upstream_keys(tx: Transaction, found: Iterable[AnyService], unseal: Un
         if token is not None:
             keys[service_id] = unseal(values[token]).decode()
     return keys
+
+
+async def hub_tokens(tx: Transaction, found: Iterable[AnyService], unseal: Unseal) -> dict[tuple[str, str], str]:
+    """Return (project, secret) → credential for a hub in plain text, of the secrets that deployed models name."""
+    named = {
+        (service.metadata.project, hub.token_secret)
+        for service in found
+        if isinstance(service, ModelService)
+        for hub, _ in orders_of(service.spec)
+        if hub.token_secret
+    }
+    sealed = await sealed_values(tx, named)
+    tokens: dict[tuple[str, str], str] = {}
+    for place, values in sealed.items():
+        token = token_key(list(values))
+        if token is not None:
+            tokens[place] = unseal(values[token]).decode()
+    return tokens
 
 
 async def _chunks(tx: Transaction, table: sa.Table, ids: Collection[str] | None) -> AsyncGenerator[list[str]]:
@@ -172,6 +190,7 @@ def _entry(
         limits=service.spec.limits.entry(),
         description=service.spec.description,
         created=int(created.timestamp()) if created else 0,
+        adapters=tuple(service.status.adapters),
     )
 
 

@@ -103,6 +103,9 @@ services = sa.Table(
     _text("reason"),
     _json("progress"),
     _json("detail"),
+    _text("engine"),  # which one runs it, found out from its files; "" = not known yet
+    _json("types"),  # kinds of call it answers, found out from its files; [] = not known yet
+    _json("good"),  # {"version", "recipe"} of the last version that ran well: what a roll-back goes back to
     sa.Column("enabled", sa.Boolean, nullable=False, default=True),
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("updated_at", Moment, nullable=False),

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mooring.core.errors import Unavailable
-from mooring.core.replicas import Capacity, LaunchPlan, ObservedReplica, Probe, ReplicaPlace
+from mooring.core.replicas import (
+    NOTHING_RESERVED,
+    Capacity,
+    Figures,
+    LaunchPlan,
+    LaunchRequest,
+    MemoryNeed,
+    ObservedReplica,
+    Probe,
+    ReplicaPlace,
+    Reserved,
+)
 
 
 @dataclass
@@ -22,6 +34,8 @@ class FakeProcess:
     answer: Probe = field(default_factory=lambda: Probe("starting"))
     output: str = ""
     in_flight: int | None = 0
+    engine: str = "llamacpp"
+    reserved: Reserved = NOTHING_RESERVED
 
 
 class FakePlacement:
@@ -40,18 +54,29 @@ class FakePlacement:
         self._gpus = gpus
         self._next_pid = 1000
 
-    def place(self, replica_id: str) -> ReplicaPlace:
+    def place(self, replica_id: str, reserved: Reserved = NOTHING_RESERVED, share: int = 1) -> ReplicaPlace:
         """Choose a place that does not exist."""
         folder = Path("/nowhere") / replica_id
         return ReplicaPlace(replica_id, folder, folder / "e.sock", f"key-{self._next_pid}", 1)
 
-    async def start(self, place: ReplicaPlace, plan: LaunchPlan, *, service_id: str, spec_version: int) -> None:
+    async def start(
+        self,
+        place: ReplicaPlace,
+        plan: LaunchPlan,
+        *,
+        service_id: str,
+        spec_version: int,
+        engine: str = "llamacpp",
+        reserved: Reserved = NOTHING_RESERVED,
+    ) -> None:
         """Begin a process."""
         if self.refuses:
             raise Unavailable(self.refuses, next_step="")
         self._next_pid += 1
         self.starts.append(place.replica_id)
-        self.processes[place.replica_id] = FakeProcess(place, service_id, spec_version, self._next_pid)
+        self.processes[place.replica_id] = FakeProcess(
+            place, service_id, spec_version, self._next_pid, engine=engine, reserved=reserved
+        )
 
     async def stop(self, replica_id: str, grace_s: float = 5.0) -> None:
         """End a process."""
@@ -75,6 +100,8 @@ class FakePlacement:
                 key=process.place.key,
                 served_model="fake",
                 slots=4,
+                engine=process.engine,
+                reserved=process.reserved,
             )
             for replica_id, process in self.processes.items()
         ]
@@ -92,6 +119,16 @@ class FakePlacement:
         """Return a machine with the GPUs asked for."""
         return Capacity(cpu=8, memory_mib=16384, gpus=self._gpus)
 
+    async def figures(self, replica_ids: Collection[str]) -> dict[str, Figures]:
+        """Return the same figures for every process that lives."""
+        alive = (name for name in replica_ids if name in self.processes and self.processes[name].alive)
+        return {name: Figures(12.5, 3.5, 64 << 20, 4096, 8192) for name in alive}
+
+    async def follow(self, replica_id: str, tail_lines: int = 200) -> AsyncIterator[str]:
+        """Yield what the process said."""
+        if output := await self.logs(replica_id, tail_lines):
+            yield output
+
     def crash(self, replica_id: str, status: int = -9, output: str = "") -> None:
         """Let a process end by itself."""
         process = self.processes[replica_id]
@@ -105,12 +142,25 @@ class FakeEngine:
 
     def __init__(self, placement: FakePlacement) -> None:
         self._placement = placement
+        self.weights_bytes = 64 << 20
+        self.requests: dict[str, LaunchRequest] = {}  # by replica id
 
-    def launch_plan(
-        self, spec_args: list[str], env: dict[str, str], model_path: Path, model_name: str, place: ReplicaPlace
-    ) -> LaunchPlan:
+    def launch_plan(self, request: LaunchRequest, place: ReplicaPlace) -> LaunchPlan:
         """Write a recipe nobody will execute."""
-        return LaunchPlan(("fake",), {}, f"unix:{place.socket}", model_name, 4)
+        self.requests[place.replica_id] = request
+        return LaunchPlan(("fake",), {}, f"unix:{place.socket}", request.served_model, 4)
+
+    def capabilities(self, request: LaunchRequest) -> frozenset[str]:
+        """Say that everything a text model does is answered."""
+        return frozenset({"chat", "completion", "embedding"})
+
+    def memory_need(self, request: LaunchRequest) -> MemoryNeed:
+        """Say what the test wants said."""
+        return MemoryNeed((("weights", self.weights_bytes),))
+
+    def progress(self, stderr: str) -> str:
+        """Return the last line."""
+        return self.last_error(stderr)
 
     async def probe(self, address: str, key: str) -> Probe:
         """Say what the test wants said."""

@@ -142,8 +142,8 @@ def test_words_of_pydantic_are_not_shown() -> None:
             read(ModelService, {"metadata": {"name": "s"}, "spec": {"model": model}})
         return refusal.value.message
 
-    assert told({"source": "ftp"}) == "spec.model.source: must be 'builtin' or 'local'."
-    assert told({"name": "a"}) == "spec.model.source: must be 'builtin' or 'local'."
+    assert told({"source": "ftp"}) == "spec.model.source: must be 'builtin', 'local', 'huggingface' or 'modelscope'."
+    assert told({"name": "a"}) == "spec.model.source: must be 'builtin', 'local', 'huggingface' or 'modelscope'."
     assert told({"source": "local"}) == "spec.model.path: this field is required."
     assert told({"source": "local", "path": "/a", "pth": 1}).startswith("spec.model.pth: unknown field 'pth'")
     with pytest.raises(InvalidDocument, match=r"spec\.services\.0: must be an object like \{name: …, weight: …\}\."):

@@ -10,12 +10,16 @@ from mooring.core.endpoints import TargetState, endpoint_state
 from mooring.core.keys import ApiKeySpec, expiry, key_state
 from mooring.core.services import (
     ModelServiceSpec,
-    engine_of,
+    engine_for,
+    guessed_engine,
     memory_bytes,
     next_state,
+    orders_of,
+    recipe_part,
     served_model,
     types_of,
     wanted_replicas,
+    with_recipe,
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,7 +78,7 @@ def test_what_a_model_service_is_called_runs_on_and_takes() -> None:
     assert served_model("mine", spec()) == "mooring-demo"
     assert served_model("mine", spec("local")) == "tiny.Q8"
     assert served_model("mine", spec(servedModel="org/m")) == "org/m"
-    assert engine_of(spec()) == "llamacpp"
+    assert guessed_engine(spec()) == "llamacpp"
     assert types_of(spec()) == ("chat", "completion", "embedding")
     assert types_of(spec("local")) == ("chat", "completion")
     assert types_of(spec("local", args=["--embeddings"])) == ("chat", "completion", "embedding")
@@ -104,3 +108,30 @@ def test_memory_is_written_as_in_kubernetes(text: str, amount: float) -> None:
 def test_the_state_right_after_a_change(fields: dict[str, object], current: str, after: str) -> None:
     assert next_state(spec(**fields), current) == after
     assert wanted_replicas(spec(**fields)) == (1 if not fields else 0)
+
+
+def test_the_files_of_a_model_choose_the_engine_unless_the_spec_does():
+    hub = {"source": "huggingface", "name": "org/model"}
+    assert guessed_engine(spec(model=hub)) == "", "its files are not known yet"
+    assert engine_for(spec(model=hub), "gguf") == "llamacpp"
+    assert engine_for(spec(model=hub), "safetensors") == "vllm"
+    assert engine_for(spec(model=hub, engine="llamacpp"), "safetensors") == "llamacpp"
+    assert guessed_engine(spec(model={"source": "local", "path": "/models/a.gguf"})) == "llamacpp"
+    assert guessed_engine(spec(model={"source": "local", "path": "/models/a"})) == ""
+
+
+def test_what_must_be_fetched_is_named_with_what_the_engine_needs():
+    hub = {"source": "huggingface", "name": "org/model", "file": "*q8_0.gguf", "tokenSecret": "hf"}
+    adapters = [{"name": "poet", "model": {"source": "modelscope", "name": "org/poet"}}]
+    (model, order), (_, adapter) = orders_of(spec(model=hub, engine="vllm", adapters=adapters))
+    assert (model.token_secret, order.want, order.file, adapter.want) == ("hf", "safetensors", "*q8_0.gguf", "adapter")
+    assert order.key != orders_of(spec(model=hub))[0][1].key
+    assert orders_of(spec()) == []
+
+
+def test_a_recipe_can_be_taken_out_of_a_spec_and_put_into_another():
+    old = spec(args=["--ctx-size=64"], replicas=2, resources={"cpu": 2})
+    new = spec(args=["--bad"], replicas=5, description="kept", limits={"rpm": 7})
+    back = with_recipe(new, recipe_part(old))
+    assert (back.args, back.resources.cpu) == (["--ctx-size=64"], 2)
+    assert (back.replicas, back.description, back.limits.rpm) == (5, "kept", 7)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mooring.core.errors import Invalid
-from mooring.placements import load_placement, local
+from mooring.core.errors import Invalid, Unavailable
+from mooring.core.replicas import Reserved
+from mooring.placements import load_placement, local, machine
 from mooring.settings import Settings
 
 
@@ -35,17 +36,24 @@ async def test_a_folder_without_a_plan_is_no_replica(placement: local.LocalPlace
     await placement.remove("rpl-1")
 
 
-@pytest.mark.parametrize(
-    ("quota", "limit", "cpu", "memory_mib"),
-    [("150000 100000", "1073741824", 1.5, 1024), ("max 100000", "max", 4.0, 8192)],
-)
-def test_a_container_offers_what_its_limits_leave(
-    monkeypatch: pytest.MonkeyPatch, quota: str, limit: str, cpu: float, memory_mib: int
+def test_each_gpu_is_given_to_one_replica(placement: local.LocalPlacement, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_gpus", lambda: 3)
+    assert placement.place("rpl-1", Reserved(gpus=2)).gpus == (0, 1)
+    with pytest.raises(Unavailable, match="2 GPUs are wanted and 1 are free"):
+        placement.place("rpl-2", Reserved(gpus=2))
+    assert placement.place("rpl-2", Reserved(gpus=1)).gpus == (2,)
+    assert placement.place("rpl-1", Reserved(gpus=2)).gpus == (0, 1), "one that is started again keeps its own"
+    assert placement.place("rpl-3").gpus == ()
+
+
+def test_replicas_share_the_cores_unless_some_are_their_own(
+    placement: local.LocalPlacement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_cgroup", {"cpu.max": quota, "memory.max": limit}.__getitem__)
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(local.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 << 20}.__getitem__)
-    assert (local._cores(), local._memory_mib()) == (cpu, memory_mib)
+    monkeypatch.setattr(machine, "cores", lambda: 9.0)
+    assert placement.place("rpl-1").threads == 8
+    assert placement.place("rpl-1", share=4).threads == 2
+    assert placement.place("rpl-1", share=40).threads == 1
+    assert placement.place("rpl-1", Reserved(cpu=3), share=40).threads == 3
 
 
 def test_an_unknown_placement_is_refused_with_those_there_are() -> None:

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from mooring.core.replicas import ObservedReplica, Probe, Replica
 from mooring.reconcile import plan as planning
-from mooring.reconcile.plan import Failure, Health, Remove, Seen, Start, Stop, Times, Wanted, plan_service
+from mooring.reconcile.plan import Failure, Health, Hold, Remove, Seen, Start, Stop, Times, Wanted, plan_service
 
 NOW = 1_000_000.0
 TIMES = Times(drain_s=30, start_timeout_s=600)
 READY = Health(Probe("ready", context_length=2048, slots=4))
 
 
-def wanted(replicas=1, recipe="a", version=1, state="pending", problem=""):
-    return Wanted("svc-1", version, recipe, replicas, state, problem)
+def wanted(replicas=1, recipe="a", version=1, state="pending", **more):
+    return Wanted("svc-1", version, recipe, replicas, state, **more)
 
 
 def row(name="r1", state="ready", **values):
@@ -226,7 +226,7 @@ def test_a_replica_on_which_an_action_is_under_way_is_left_alone():
 
 
 def test_what_fits_nowhere_is_pending_with_the_reason_and_starts_nothing():
-    plan = made(wanted(problem="A replica needs 2 GPUs; there are 0."), [], seen())
+    plan = made(wanted(hold=Hold("A replica needs 2 GPUs; there are 0.")), [], seen())
     assert (plan.state, plan.reason, plan.actions) == ("pending", "A replica needs 2 GPUs; there are 0.", ())
 
 
@@ -266,6 +266,73 @@ def test_an_update_that_fails_says_why_and_what_keeps_serving():
     coming = row("r2", state="starting", recipe="b", spec_version=2)
     plan = made(wanted(recipe="b", version=2, state="updating"), [row(), coming], seen(running(), running("r2")))
     assert plan.reason == "0 of 1 replicas are ready."
+
+
+def test_a_model_that_is_still_downloaded_starts_nothing_and_the_old_version_keeps_serving():
+    hold = Hold("org/model is downloaded.", "downloading")
+    plan = made(wanted(hold=hold), [], seen())
+    assert (plan.state, plan.reason, plan.replicas) == ("downloading", "org/model is downloaded.", ())
+    update = wanted(recipe="b", version=2, state="updating", hold=hold, surge=0)
+    plan = made(update, [row()], seen(running(), health={"r1": READY}))
+    assert (plan.state, plan.actions) == ("updating", ())
+    assert plan.reason == "org/model is downloaded. The old version keeps serving."
+
+
+def test_what_the_machine_has_no_room_for_waits_and_says_what_for():
+    plan = made(wanted(3, room=1, lack="Waits for 2 cores."), [], seen())
+    assert [action.replica_id for action in plan.actions] == ["new1"]
+    assert [(one.state, one.reason) for one in plan.replicas[1:]] == [("pending", "Waits for 2 cores.")] * 2
+    plan = made(wanted(room=0, lack="Waits for 2 cores."), [], seen())
+    assert (plan.state, plan.reason) == ("pending", "Waits for 2 cores.")
+    rows = [row(), row("r2", state="pending", reason="Waits for 2 cores.")]
+    plan = made(
+        wanted(2, room=0, lack="Waits for 2 cores.", state="starting"), rows, seen(running(), health={"r1": READY})
+    )
+    assert (plan.state, plan.reason) == ("healthy", "1 of 2 replicas are ready. Waits for 2 cores.")
+
+
+def test_a_waiting_replica_starts_as_soon_as_there_is_room():
+    waiting = row(state="pending", reason="Waits for 2 cores.", started_at=None)
+    plan = made(wanted(room=1, lack="Waits for 2 cores."), [waiting], seen())
+    assert plan.actions == (Start("r1"),)
+    assert plan.replicas[0].reason == ""
+
+
+def test_recreate_ends_the_old_replicas_first_but_not_before_the_new_ones_can_start():
+    sight = seen(running(), health={"r1": READY})
+    update = wanted(recipe="b", version=2, state="updating", surge=0)
+    plan = made(update, [row()], sight)
+    assert [(one.id, one.state) for one in plan.replicas] == [("r1", "draining")]
+    assert plan.actions == ()
+    assert made(replace(update, room=0, lack="No room."), [row()], sight).replicas[0].state == "ready"
+    gone = made(update, [row(state="draining", next_start_at=NOW - 1)], seen(running(alive=False, status=0)))
+    assert [(one.id, one.state) for one in gone.replicas] == [("new1", "starting")]
+
+
+def test_a_version_that_gives_up_is_rolled_back_to_the_last_good_one():
+    new = row("r2", state="failed", recipe="b", spec_version=2, reason="Failed 3 times in a row. Bad magic.")
+    sight = seen(running(), health={"r1": READY})
+    update = wanted(recipe="b", version=2, state="updating", good="a")
+    assert made(update, [row(), new], sight).gave_up == "Failed 3 times in a row. Bad magic."
+    assert made(replace(update, good=""), [row(), new], sight).gave_up == "", "nothing to go back to"
+    assert made(replace(update, good="b"), [row(), new], sight).gave_up == "", "it was good once"
+    assert made(update, [row(), replace(new, state="starting")], sight).gave_up == "", "it may still come"
+    held = replace(update, hold=Hold("org/x can't be fetched: it is gated.", "failed"))
+    assert made(held, [row()], sight).gave_up == "org/x can't be fetched: it is gated."
+
+
+def test_a_version_is_good_once_all_its_replicas_have_been_ready_for_long():
+    rows = [row(ready_at=NOW - 60), row("r2", ready_at=NOW - 5)]
+    sight = seen(running(), running("r2"), health={"r1": READY, "r2": READY})
+    assert not made(wanted(2), rows, sight).steady
+    assert made(wanted(1), rows[:1], seen(running(), health={"r1": READY})).steady
+    assert not made(wanted(0), [], seen()).steady
+
+
+def test_an_engine_that_never_came_up_in_time_counts_as_having_refused():
+    late = row(state="starting", started_at=NOW - 700, restarts=2)
+    plan = made(wanted(), [late], seen(running(alive=False, status=-15)))
+    assert plan.replicas[0].state == "failed"
 
 
 class World:

@@ -3,7 +3,7 @@ import pytest
 from mooring.core.objects import Metadata
 from mooring.core.replicas import Capacity
 from mooring.core.services import ModelService, ModelServiceSpec
-from mooring.reconcile.recipes import unfit
+from mooring.reconcile.launching.recipes import unfit
 
 SMALL = Capacity(cpu=0.5, memory_mib=512, gpus=0)
 
@@ -14,7 +14,7 @@ def service(**resources):
 
 
 def test_what_nobody_chose_runs_on_the_smallest_machine():
-    assert unfit(service(), SMALL) == ""
+    assert unfit(service().spec, SMALL) == ""
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_what_nobody_chose_runs_on_the_smallest_machine():
     ],
 )
 def test_more_than_the_machine_has_is_named(resources, told):
-    assert unfit(service(**resources), SMALL) == told
+    assert unfit(service(**resources).spec, SMALL) == told

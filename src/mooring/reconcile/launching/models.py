@@ -1,0 +1,287 @@
+"""From a spec to what a replica is started with: finds the files, has them fetched, picks the engine, adds up memory.
+
+What lies on the disk is the truth, looked at anew in every round; only the reading of model files is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mooring.core.errors import Invalid, MooringError
+from mooring.core.files import private_folder
+from mooring.core.models import FetchOrder, FetchReport, ModelFiles
+from mooring.core.replicas import AdapterFiles, Capacity, LaunchRequest, MemoryNeed, gib
+from mooring.core.services import (
+    CALL_TYPES,
+    BuiltinModel,
+    LocalModel,
+    ModelService,
+    engine_for,
+    memory_bytes,
+    orders_of,
+    served_model,
+    wanted_replicas,
+)
+from mooring.engines import load_engine
+from mooring.reconcile.actions import Engines, Launch
+from mooring.reconcile.launching.recipes import recipe_of, reserved_of, unfit
+from mooring.reconcile.loop import Clock, SystemClock
+from mooring.reconcile.plan import Hold
+from mooring.settings import Settings
+from mooring.sources.builtin import find_builtin
+from mooring.sources.cache import ModelCache
+from mooring.sources.local import find_local, find_local_adapter
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 300.0
+MOST_KNOWN = 1000  # models whose files need not be read again
+_COMING = {"absent": "waits", "waiting": "waits", "listing": "is looked up", "verifying": "is verified"}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How ready a service is for a start: `launch`, or why not."""
+
+    engine: str = ""
+    launch: Launch | None = None
+    hold: Hold | None = None
+    progress: dict[str, Any] = field(default_factory=dict[str, Any])
+    need: MemoryNeed | None = None
+    types: tuple[str, ...] = ()  # kinds of call it answers; () = not known
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What an engine module read from a model's files."""
+
+    need: MemoryNeed
+    types: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """When a fetch was last begun, and for which version of the service with which credential."""
+
+    mark: tuple[int, str]
+    done_bytes: int = 0
+    failures: int = 0  # in a row, without a new byte
+    next_at: float = 0.0  # monotonic seconds
+
+
+class Models:
+    """Looks at the models of all services.
+
+    Args:
+        cache: where the files from hubs lie.
+        engines: from an engine's name to its module.
+    """
+
+    def __init__(
+        self, settings: Settings, cache: ModelCache, engines: Engines = load_engine, clock: Clock | None = None
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._engines = engines
+        self._clock = clock or SystemClock()
+        self._attempts: dict[str, _Attempt] = {}
+        self._known: dict[tuple[str, str, int], _Read] = {}
+
+    async def look(
+        self, services: Iterable[ModelService], tokens: Mapping[tuple[str, str], str], capacity: Capacity
+    ) -> dict[str, Standing]:
+        """Return the standing of each service by id; fetches that are due begin.
+
+        Args:
+            services: those that are deployed.
+            tokens: (project, secret name) → credential for a hub.
+            capacity: of the placement.
+        """
+        found: dict[str, Standing] = {}
+        keys: set[str] = set()
+        for service in services:
+            orders = orders_of(service.spec)
+            reports = [await asyncio.to_thread(self._cache.report, order) for _, order in orders]
+            if wanted_replicas(service.spec):
+                for (hub, order), report in zip(orders, reports, strict=True):
+                    keys.add(order.key)
+                    token = tokens.get((service.metadata.project, hub.token_secret or ""), "")
+                    await self._fetch(service, order, report, token)
+            found[service.id] = await asyncio.to_thread(self._judge, service, reports, capacity)
+        for key in self._attempts.keys() - keys:  # no service waits for it any more
+            del self._attempts[key]
+        return found
+
+    async def stop(self) -> None:
+        """End the fetches; they go on where they were at the next start."""
+        await self._cache.stop_all()
+
+    async def _fetch(self, service: ModelService, order: FetchOrder, report: FetchReport, token: str) -> None:
+        """Begin a fetch that is due: a new one, or a failed one after a pause or when something has changed."""
+        now, mark = self._clock.monotonic(), (service.status.spec_version, token)
+        attempt = self._attempts.get(order.key)
+        if report.state == "complete":
+            return
+        if attempt is None or attempt.mark != mark:
+            attempt = self._attempts[order.key] = _Attempt(mark)
+        elif report.state == "failed":
+            if report.final:
+                return
+            if not attempt.next_at:
+                attempt.failures = attempt.failures + 1 if report.done_bytes <= attempt.done_bytes else 1
+                attempt.done_bytes = report.done_bytes
+                attempt.next_at = now + min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (attempt.failures - 1))
+            if now < attempt.next_at:
+                return
+        elif report.state != "absent":
+            return
+        attempt.next_at = 0.0
+        try:
+            await self._cache.fetch(order, token)
+        except (MooringError, OSError) as error:
+            log.warning("the fetch of %s could not start: %s", order.name, error)
+
+    def _judge(self, service: ModelService, reports: list[FetchReport], capacity: Capacity) -> Standing:
+        spec = service.spec
+        problem = unfit(spec, capacity)
+        if problem:
+            return Standing(service.status.engine, hold=Hold(problem))
+        waiting = [report for report in reports if report.state != "complete"]
+        if waiting:
+            return _downloading(service, reports, waiting)
+        try:
+            model, adapters = self._files(service, reports)
+        except (MooringError, OSError) as error:
+            # A local file may still come (a disk that is not there yet); a built-in model will not.
+            state = "failed" if isinstance(spec.model, BuiltinModel) else "pending"
+            return Standing(service.status.engine, hold=Hold(_told(error), state))
+        return self._ready(service, model, adapters, capacity)
+
+    def _files(self, service: ModelService, reports: list[FetchReport]) -> tuple[ModelFiles, tuple[AdapterFiles, ...]]:
+        """Return the files; raises MooringError or OSError where a local one can't be used."""
+        spec, roots = service.spec, self._settings.model_roots
+        fetched = iter([report.files for report in reports if report.files is not None])
+        if isinstance(spec.model, BuiltinModel):
+            model = find_builtin(spec.model.name)
+        elif isinstance(spec.model, LocalModel):
+            model = find_local(spec.model.path, roots)
+        else:
+            model = next(fetched)
+        adapters = [
+            AdapterFiles(
+                adapter.name,
+                find_local_adapter(adapter.model.path, roots)
+                if isinstance(adapter.model, LocalModel)
+                else next(fetched).path,
+            )
+            for adapter in spec.adapters
+        ]
+        return model, tuple(adapters)
+
+    def _ready(
+        self, service: ModelService, model: ModelFiles, adapters: tuple[AdapterFiles, ...], capacity: Capacity
+    ) -> Standing:
+        spec, engine = service.spec, engine_for(service.spec, model.format)
+        program = tuple(shlex.split(self._settings.vllm_command)) if engine == "vllm" else ()
+        request = LaunchRequest(
+            model=model,
+            served_model=served_model(service.metadata.name, spec),
+            args=tuple(spec.args),
+            env=dict(spec.env),
+            adapters=adapters,
+            types=tuple(spec.types or ()),
+            gpus=spec.resources.gpus,
+            program=program,
+            cache=private_folder(self._settings.data_dir.absolute() / "cache" / "engines") if program else None,
+        )
+        if program and shutil.which(program[0]) is None:
+            return Standing(engine, hold=Hold(no_program(program[0]), "failed"))
+        try:
+            read = self._read(service, engine, request)
+        except (MooringError, OSError) as error:
+            final = isinstance(error, Invalid)  # else a file that can't be read at the moment
+            return Standing(engine, hold=Hold(_told(error), "failed" if final else "pending"))
+        need = read.need
+        problem = too_large(need, spec.resources.memory, capacity)
+        if problem:
+            return Standing(engine, hold=Hold(problem, "failed"), need=need)
+        reserved = reserved_of(spec, need.total if need.device == "memory" else 0)
+        launch = Launch(
+            service.id, service.status.spec_version, engine, request, reserved, max(1, wanted_replicas(spec))
+        )
+        return Standing(engine, launch, need=need, types=tuple(spec.types or read.types))
+
+    def _read(self, service: ModelService, engine: str, request: LaunchRequest) -> _Read:
+        place = request.model.path
+        name = recipe_of(service), str(place), place.stat().st_mtime_ns
+        if name not in self._known:
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()
+            module = self._engines(engine)
+            able = module.capabilities(request)
+            self._known[name] = _Read(module.memory_need(request), tuple(kind for kind in CALL_TYPES if kind in able))
+        return self._known[name]
+
+
+def no_program(program: str) -> str:
+    """Return what to do where vLLM is not installed."""
+    return (
+        f"This model needs vLLM, and there is no program '{program}' on this machine."
+        " Install vLLM (https://docs.vllm.ai) and name its command with --vllm-command (MOORING_VLLM_COMMAND),"
+        " or deploy the model in GGUF format."
+    )
+
+
+def too_large(need: MemoryNeed, asked: str | None, capacity: Capacity) -> str:
+    """Return why a replica can't have the memory it needs, with the sum; "" if it can."""
+    if need.device != "memory":
+        return ""
+    advice = "Choose a smaller context (--ctx-size, --max-model-len), a smaller quantisation or a smaller model."
+    total = capacity.memory_mib << 20
+    if need.total > total:
+        return f"The model needs {need.told()}; this machine has {gib(total)}. {advice}"
+    if asked and need.total > memory_bytes(asked):
+        return f"The model needs {need.told()}; resources.memory gives it {asked}. Raise it, or leave it out. {advice}"
+    return ""
+
+
+def _downloading(service: ModelService, reports: list[FetchReport], waiting: list[FetchReport]) -> Standing:
+    failed = next((report for report in waiting if report.state == "failed"), None)
+    progress = _progress(reports)
+    names = {id(report): hub.name for report, (hub, _) in zip(reports, orders_of(service.spec), strict=True)}
+    if failed is not None:
+        name = names[id(failed)]
+        if failed.final:
+            return Standing(hold=Hold(f"{name} can't be fetched: {failed.reason}", "failed"), progress=progress)
+        reason = f"{name}: {failed.reason} It is tried again."
+        return Standing(hold=Hold(reason, "downloading"), progress=progress)
+    first = waiting[0]
+    what = _COMING.get(first.state, "is downloaded")
+    reason = f"{names[id(first)]} {what}." + (f" {first.reason}" if first.reason else "")
+    return Standing(hold=Hold(reason, "downloading"), progress=progress)
+
+
+def _progress(reports: list[FetchReport]) -> dict[str, Any]:
+    current = next((report for report in reports if report.state not in ("complete", "failed")), reports[0])
+    known = all(report.total_bytes for report in reports)
+    return {
+        "phase": current.state if current.state not in ("absent", "failed") else "waiting",
+        "doneBytes": sum(report.done_bytes for report in reports),
+        "totalBytes": sum(report.total_bytes for report in reports) if known else 0,
+        "doneFiles": sum(report.done_files for report in reports),
+        "totalFiles": sum(report.total_files for report in reports),
+        "bytesPerSecond": round(sum(report.bytes_per_s for report in reports)),
+    }
+
+
+def _told(error: MooringError | OSError) -> str:
+    if isinstance(error, MooringError):
+        return f"{error.message} {error.next_step}".strip()
+    return f"{error.filename}: {error.strerror}." if error.filename else str(error)
