@@ -31,6 +31,7 @@ SERIAL_LOCK = 0x6D6F6F72  # "moor"
 _SCHEMES = ("postgresql", "postgresql+psycopg", "sqlite", "sqlite+aiosqlite")
 CHECKED_BYTES = 64 << 20  # about a tenth of a second
 MIGRATION_LOCK = 0x6D6F6F73
+_ADVICE = "Restore a backup, or name another with --database-url."
 
 
 class DatabaseBroken(RuntimeError):
@@ -149,18 +150,35 @@ def migrate(url: str) -> None:
     Raises:
         DatabaseBroken: it can't be opened, is damaged, or belongs to a newer version.
     """
+    with connected(url) as connection:
+        if connection.dialect.name == "sqlite":
+            _check_pages(connection)
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        if find_revision(connection) != newest_revision():
+            upgrade(connection)
+
+
+@contextmanager
+def connected(url: str, *, reads: bool = False, advice: str = _ADVICE) -> Generator[sa.Connection]:
+    """Yield one transaction for commands and the start, which have no event loop; commit it, or nothing of it.
+
+    With `reads` it is one consistent picture and makes no file. `advice` says what to do when the database fails.
+
+    Raises:
+        DatabaseBroken: it can't be opened, read or written.
+    """
     place = _place(url)
     sqlite = place.get_backend_name() == "sqlite"
-    shown = place.database if sqlite else place.render_as_string(hide_password=True)
-    engine = _sync_engine(place, sqlite)
+    engine = _sync_engine(place, sqlite, makes=not reads)
+    options: dict[str, Any] = {"mooring_reads": True} if reads else {}
+    if reads and not sqlite:
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
-        with _named_failures(str(shown)), engine.begin() as connection:
-            if sqlite:
-                _check_pages(connection, str(shown))
-            else:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            if _revision(connection) != newest_revision():
-                _upgrade(connection, str(shown))
+        with _named_failures(_shown(place), advice), engine.connect() as connection:
+            connection.execution_options(**options)
+            with connection.begin():
+                yield connection
     finally:
         engine.dispose()
 
@@ -178,18 +196,30 @@ def _place(url: str) -> sa.URL:
     return place
 
 
+def _shown(place: sa.URL) -> str:
+    """Return how a message names the database: never with its password."""
+    name = place.get_backend_name()
+    return str(place.database) if name == "sqlite" else place.set(drivername=name).render_as_string()
+
+
 def newest_revision() -> str:
     """Return the schema that this version of the code works with: the number of the last migration file."""
     return max(path.stem[1:5] for path in (MIGRATIONS / "versions").glob("v[0-9]*.py"))
 
 
-def _revision(connection: sa.Connection) -> str | None:
+def find_revision(connection: sa.Connection) -> str | None:
+    """Return the schema of this database, None when it has none of ours."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def _upgrade(connection: sa.Connection, shown: str) -> None:
+def upgrade(connection: sa.Connection, revision: str = "head") -> None:
+    """Bring the schema to `revision`.
+
+    Raises:
+        DatabaseBroken: it belongs to a newer version.
+    """
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins as it is imported
     from alembic import command  # only here: most starts have nothing to migrate, and it takes time and memory
     from alembic.config import Config
@@ -199,15 +229,17 @@ def _upgrade(connection: sa.Connection, shown: str) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError as error:
+        shown = _shown(connection.engine.url)
         raise DatabaseBroken(
             f"The database {shown} was made by a newer version of Mooring ({error}); start that version."
         ) from error
 
 
-def _check_pages(connection: sa.Connection, shown: str) -> None:
+def _check_pages(connection: sa.Connection) -> None:
     """Look at every page of a file small enough for that to be quick; a start must not wait for gigabytes."""
+    shown = _shown(connection.engine.url)
     if Path(shown).stat().st_size > CHECKED_BYTES:
         return
     found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
@@ -215,11 +247,13 @@ def _check_pages(connection: sa.Connection, shown: str) -> None:
         raise DatabaseBroken(f"The database {shown} is damaged ({str(found).splitlines()[-1]}). Restore a backup.")
 
 
-def _sync_engine(place: sa.URL, sqlite: bool) -> sa.Engine:
+def _sync_engine(place: sa.URL, sqlite: bool, *, makes: bool) -> sa.Engine:
     if not sqlite:
         return sa.create_engine(place.set(drivername="postgresql+psycopg"))
-    with _named_failures(str(place.database)):
-        os.close(os.open(str(place.database), os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would make it readable for all
+    try:  # SQLite would make the file readable for all
+        os.close(os.open(str(place.database), os.O_RDWR | (os.O_CREAT if makes else 0), 0o600))
+    except OSError as error:
+        raise DatabaseBroken(f"The database {place.database} can't be opened: {error.strerror}.") from error
     engine = sa.create_engine(place.set(drivername="sqlite"))
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -232,7 +266,7 @@ def _cause(error: Exception) -> str:
 
 
 @contextmanager
-def _named_failures(place: str) -> Generator[None]:
+def _named_failures(place: str, advice: str) -> Generator[None]:
     try:
         yield
     except (exc.DatabaseError, sqlite3.DatabaseError) as error:
@@ -242,8 +276,4 @@ def _named_failures(place: str) -> Generator[None]:
                 f"The database {place} can't be reached: {cause}."
                 " Is PostgreSQL running there, and are name and password right?"
             ) from error
-        raise DatabaseBroken(
-            f"The database {place} can't be used: {cause}. Restore a backup, or name another with --database-url."
-        ) from error
-    except OSError as error:
-        raise DatabaseBroken(f"The database {place} can't be opened: {error.strerror}.") from error
+        raise DatabaseBroken(f"The database {place} can't be used: {cause}. {advice}") from error

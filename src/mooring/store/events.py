@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from mooring.store import rows
 from mooring.store.database import Transaction
 from mooring.store.tables import events, services
 
@@ -26,6 +27,16 @@ class Event:
     level: Level
     reason: str  # one word, for filters: Started, Ready, Exited, …
     message: str  # a sentence for people
+    id: int = field(default=0, compare=False)  # grows from event to event; given by the store
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events. Empty = all."""
+
+    service_id: str = ""
+    project: str = ""
+    levels: tuple[Level, ...] = ()
 
 
 async def add(tx: Transaction, new: list[Event]) -> None:
@@ -58,12 +69,48 @@ async def _prune(tx: Transaction, service_id: str) -> None:
 
 async def list_events(tx: Transaction, service_id: str, limit: int = 100) -> list[Event]:
     """Return the newest events of a service, newest first."""
-    found = await tx.execute(
-        sa.select(events).where(events.c.service_id == service_id).order_by(events.c.id.desc()).limit(limit)
-    )
-    return [Event(row.service_id, row.replica_id, row.at, row.level, row.reason, row.message) for row in found]
+    return await newest(tx, EventFilter(service_id), limit)
+
+
+async def newest(tx: Transaction, wanted: EventFilter, limit: int, *, after: int = 0) -> list[Event]:
+    """Return the newest events with an id above `after`, newest first."""
+    return await _fetch(tx, _matching(wanted, after).order_by(events.c.id.desc()).limit(limit))
+
+
+async def following(tx: Transaction, wanted: EventFilter, limit: int, *, after: int) -> list[Event]:
+    """Return the first events with an id above `after`, oldest first."""
+    return await _fetch(tx, _matching(wanted, after).order_by(events.c.id).limit(limit))
+
+
+async def last_id(tx: Transaction) -> int:
+    """Return the id of the newest event of all, 0 if there is none."""
+    return (await tx.execute(sa.select(sa.func.max(events.c.id)))).scalar_one() or 0
 
 
 async def forget_deleted(tx: Transaction) -> None:
-    """Delete the events of services that no longer exist."""
-    await tx.execute(sa.delete(events).where(events.c.service_id.not_in(sa.select(services.c.id))))
+    """Delete the events of services that no longer exist.
+
+    Of the newest event of all an empty row stays: SQLite would give its id again, and who follows would miss that.
+    """
+    gone = events.c.service_id.not_in(sa.select(services.c.id))
+    newest_id = sa.select(sa.func.max(events.c.id)).scalar_subquery()
+    emptied = {"service_id": "", "replica_id": "", "message": ""}
+    await tx.execute(sa.update(events).where(gone, events.c.id == newest_id).values(**emptied))
+    await tx.execute(sa.delete(events).where(gone, events.c.id < newest_id))
+
+
+def _matching(wanted: EventFilter, after: int) -> sa.Select[Any]:
+    statement = sa.select(events).where(events.c.id > after, events.c.service_id != "")
+    if wanted.service_id:
+        statement = statement.where(events.c.service_id == wanted.service_id)
+    if wanted.project:
+        of_project = sa.select(services.c.id).where(services.c.project == wanted.project)
+        statement = statement.where(events.c.service_id.in_(of_project))
+    return statement.where(events.c.level.in_(wanted.levels)) if wanted.levels else statement
+
+
+async def _fetch(tx: Transaction, statement: sa.Select[Any]) -> list[Event]:
+    return [
+        Event(row.service_id, row.replica_id, row.at, row.level, row.reason, row.message, row.id)
+        for row in await rows.fetch(tx, statement)
+    ]

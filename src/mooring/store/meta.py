@@ -13,6 +13,13 @@ async def find_fact(tx: Transaction, name: str) -> str | None:
     return (await tx.execute(sa.select(meta.c.value).where(meta.c.name == name))).scalar_one_or_none()
 
 
+async def put_fact(tx: Transaction, name: str, value: str) -> None:
+    """Note a fact in the place of what was noted under this name before."""
+    changed = await tx.execute(sa.update(meta).where(meta.c.name == name).values(value=value))
+    if not changed.rowcount:
+        await note_fact(tx, name, value)
+
+
 async def note_fact(tx: Transaction, name: str, value: str) -> None:
     """Note a fact that has not been noted yet."""
     await tx.execute(sa.insert(meta).values(name=name, value=value))

@@ -83,10 +83,16 @@ async def sealed_values(tx: Transaction, names: Iterable[tuple[str, str]]) -> di
 
 
 async def services_using(tx: Transaction, project: str, name: str) -> list[tuple[str, str]]:
-    """Return (id, name) of the services whose upstream key this secret is."""
-    used = services.c.spec["apiKeySecret"].as_string() == name
-    statement = sa.select(services.c.id, services.c.name).where(services.c.project == project, used)
-    return [(row.id, row.name) for row in await rows.fetch(tx, statement)]
+    """Return (id, name) of the services that name this secret: as upstream key, or for what they fetch from hubs."""
+    statement = sa.select(services.c.id, services.c.name, services.c.spec).where(services.c.project == project)
+    found = await rows.fetch(tx, statement.order_by(services.c.name))
+    return [(row.id, row.name) for row in found if name in _named_in(row.spec)]
+
+
+def _named_in(spec: dict[str, Any]) -> set[str]:
+    """Return the names of the secrets in a stored spec. Read here: SQLite and PostgreSQL ask lists differently."""
+    models = [spec.get("model", {}), *(adapter["model"] for adapter in spec.get("adapters", []))]
+    return {name for name in (spec.get("apiKeySecret"), *(model.get("tokenSecret") for model in models)) if name}
 
 
 def _noun(row: Any) -> Secret:
