@@ -342,8 +342,8 @@ def test_chat_prints_the_answer(platform: Platform) -> None:
 
 
 def test_doctor_finds_a_running_platform_well_and_an_absent_one_not(shared: Platform, tmp_path: Path) -> None:
-    well = shared.cli("doctor", "-o", "json")
+    well = shared.cli("doctor", "--offline", "-o", "json")
     bad = [item for item in well.json["items"] if not item["fine"]]
     assert (well.status, bad) == (0, [])
-    ill = shared.cli("doctor", "--data-dir", str(tmp_path))
+    ill = shared.cli("doctor", "--offline", "--data-dir", str(tmp_path))
     assert ill.status == 1 and "BAD" in ill.out

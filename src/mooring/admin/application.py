@@ -9,27 +9,36 @@ from fastapi import FastAPI
 import mooring
 from mooring.admin import (
     apply,
+    cache,
     endpoints,
+    events,
     external_services,
     keys,
+    machine,
     problems,
     projects,
     secrets,
     services,
+    terms,
     usage,
     users,
     version,
 )
-from mooring.admin.parts import AdminParts, ReadLogs
+from mooring.admin.parts import AdminParts
 from mooring.control.authentication import Authenticator
 from mooring.control.context import Context
 from mooring.control.orders import AwaitAcknowledged, Orders
+from mooring.control.running import Running
 from mooring.control.sealing import Sealer
 from mooring.settings import Settings
+from mooring.sources.cache import ModelCache
 from mooring.store.database import Database
 
 OPENAPI_PATH = "/manage/v1/openapi.json"
-NOUNS = (projects, services, external_services, endpoints, keys, secrets, users, usage, apply, version)
+NOUNS = (
+    projects, services, external_services, endpoints, keys, secrets, users, usage, events, cache, machine, terms,
+    apply, version,
+)  # fmt: skip
 
 
 def build_admin(
@@ -38,7 +47,8 @@ def build_admin(
     sealer: Sealer,
     settings: Settings,
     await_acknowledged: AwaitAcknowledged,
-    read_logs: ReadLogs,
+    running: Running,
+    cache: ModelCache,
 ) -> FastAPI:
     """Return the management API as an ASGI application.
 
@@ -47,7 +57,8 @@ def build_admin(
         sealer: of this installation.
         settings: of this installation.
         await_acknowledged: `(version, timeout_s)` → the gateway workers that did not get that version in time.
-        read_logs: `(service id, lines per replica)` → what its engines wrote last.
+        running: what runs here for the services.
+        cache: the models from hubs on this machine.
     """
     app = FastAPI(
         title="Mooring management API",
@@ -59,7 +70,7 @@ def build_admin(
         separate_input_output_schemas=False,
     )
     orders = Orders(db, Context(settings, sealer), await_acknowledged)
-    app.state.parts = AdminParts(orders, Authenticator(db, sealer), read_logs)
+    app.state.parts = AdminParts(orders, Authenticator(db, sealer), running, cache)
     for noun in NOUNS:
         app.include_router(noun.router)
     problems.install(app)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from mooring.admin.bodies import read_json
-from mooring.admin.collections import problem_responses, unacknowledged
+from mooring.admin.collections import DryRun, problem_responses, unacknowledged
 from mooring.admin.parts import Caller, Parts
 from mooring.control.apply import apply
 from mooring.core.errors import InvalidDocument
@@ -25,7 +25,7 @@ async def apply_documents(
     request: Request,
     caller: Caller,
     parts: Parts,
-    dry_run: Annotated[bool, Query(alias="dryRun", description="do everything and keep nothing")] = False,
+    dry_run: DryRun = False,
 ) -> JSONResponse:
     """Return the objects in the order of the documents, each with what was done."""
     documents = read_documents(await read_json(request))

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from mooring.admin.bodies import read_json
 from mooring.admin.parts import Caller, Parts
-from mooring.control.orders import RULES, Outcome, etag_of
+from mooring.control.orders import RULES, Outcome, etag_of, told_deed
 from mooring.core import objects
 from mooring.core.errors import Invalid, InvalidDocument
 from mooring.core.objects import DEFAULT_PROJECT, AnyResource, to_wire
@@ -24,6 +24,7 @@ Ref = Annotated[
 ]
 ProjectOfName = Annotated[str, Query(description="The project, when a name is given instead of an id", alias="project")]
 IfMatch = Annotated[str, Header(alias="If-Match", description="The ETag last seen: refused with 412 if it changed")]
+DryRun = Annotated[bool, Query(alias="dryRun", description="Judge everything and keep nothing")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 
 
@@ -74,10 +75,10 @@ def _add_writing(router: APIRouter, kind: str, created: Answer) -> None:
         responses={201: {"model": model}},
         openapi_extra=_body(kind),
     )
-    async def create_object(request: Request, caller: Caller, parts: Parts) -> JSONResponse:
+    async def create_object(request: Request, caller: Caller, parts: Parts, dry_run: DryRun = False) -> JSONResponse:
         noun = objects.read(model, await read_json(request))
-        outcome = await parts.orders.save(kind, noun, "create", caller)
-        return answer(outcome, 201, created(outcome.noun))
+        outcome = await parts.orders.save(kind, noun, "create", caller, dry_run=dry_run)
+        return answer(outcome, 201, created)
 
     @router.put(
         "/{id}",
@@ -93,11 +94,12 @@ def _add_writing(router: APIRouter, kind: str, created: Answer) -> None:
         ref: Ref,
         project: ProjectOfName = "",
         if_match: IfMatch = "",
+        dry_run: DryRun = False,
     ) -> JSONResponse:
         noun = objects.read(model, await read_json(request))
         _same_project(noun, project)
-        outcome = await parts.orders.save(kind, noun, "replace", caller, ref=ref, etag=if_match)
-        return answer(outcome, 200, to_wire(outcome.noun))
+        outcome = await parts.orders.save(kind, noun, "replace", caller, ref=ref, etag=if_match, dry_run=dry_run)
+        return answer(outcome)
 
 
 def _add_changing(router: APIRouter, kind: str) -> None:
@@ -115,12 +117,13 @@ def _add_changing(router: APIRouter, kind: str) -> None:
         ref: Ref,
         project: ProjectOfName = DEFAULT_PROJECT,
         if_match: IfMatch = "",
+        dry_run: DryRun = False,
     ) -> JSONResponse:
         patch = await read_json(request, "application/merge-patch+json")
         if not isinstance(patch, dict):
             raise InvalidDocument([{"field": "", "message": "a patch must be an object"}])
-        outcome = await parts.orders.patch(kind, ref, project, patch, caller, etag=if_match)
-        return answer(outcome, 200, to_wire(outcome.noun))
+        outcome = await parts.orders.patch(kind, ref, project, patch, caller, etag=if_match, dry_run=dry_run)
+        return answer(outcome)
 
     @router.delete("/{id}", summary=f"Delete: {kind}", operation_id=f"delete{kind}")
     async def delete_object(
@@ -129,15 +132,21 @@ def _add_changing(router: APIRouter, kind: str) -> None:
         ref: Ref,
         project: ProjectOfName = DEFAULT_PROJECT,
         if_match: IfMatch = "",
+        dry_run: DryRun = False,
     ) -> JSONResponse:
-        outcome = await parts.orders.delete(kind, ref, project, caller, etag=if_match)
-        return answer(outcome, 200, to_wire(outcome.noun) | {"action": "deleted"}, tagged=False)
+        outcome = await parts.orders.delete(kind, ref, project, caller, etag=if_match, dry_run=dry_run)
+        return answer(outcome, content=lambda noun: to_wire(noun) | {"action": "deleted"}, tagged=False)
 
 
-def answer(outcome: Outcome, status: int, content: dict[str, Any], *, tagged: bool = True) -> JSONResponse:
-    """Return the answer to an order, with its ETag and the workers that don't know of it yet."""
+def answer(outcome: Outcome, status: int = 200, content: Answer = to_wire, *, tagged: bool = True) -> JSONResponse:
+    """Return the answer to an order, with its ETag and the workers that don't know of it yet.
+
+    A dry run is answered with what would have been done, by 200 and without a tag, for nothing was made.
+    """
+    if outcome.dry_run:
+        return JSONResponse(told_deed(outcome.noun, outcome.action, dry_run=True))
     headers = {"ETag": etag_of(outcome.noun)} if tagged else {}
-    return JSONResponse(content, status, headers | unacknowledged(outcome.unacknowledged))
+    return JSONResponse(content(outcome.noun), status, headers | unacknowledged(outcome.unacknowledged))
 
 
 def unacknowledged(workers: tuple[str, ...]) -> dict[str, str]:

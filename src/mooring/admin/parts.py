@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from mooring.control import terms
 from mooring.control.authentication import Authenticator
 from mooring.control.context import Actor
 from mooring.control.orders import Orders
-
-ReadLogs = Callable[[str, int], Awaitable[str]]
+from mooring.control.running import Running
+from mooring.sources.cache import ModelCache
 
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """The parts of one application. `read_logs(service id, lines)` gives what the engines wrote last."""
+    """The parts of one application."""
 
     orders: Orders
     authenticator: Authenticator
-    read_logs: ReadLogs
+    running: Running
+    cache: ModelCache
 
 
 def parts_of(request: Request) -> AdminParts:
@@ -30,14 +31,15 @@ def parts_of(request: Request) -> AdminParts:
 
 
 async def caller_of(request: Request) -> Actor:
-    """Return who calls.
+    """Return who calls, and which terms of use they agree to.
 
     Raises:
         Unauthenticated: nobody we know.
         Forbidden: a key that is for inference only.
         RateLimited: too many wrong passwords.
     """
-    return await parts_of(request).authenticator.authenticate(request.headers.get("authorization"))
+    actor = await parts_of(request).authenticator.authenticate(request.headers.get("authorization"))
+    return replace(actor, agreed_terms=request.headers.get(terms.HEADER, ""))
 
 
 Caller = Annotated[Actor, Depends(caller_of)]

@@ -30,6 +30,14 @@ def up(
     port: Annotated[
         int | None, typer.Option(envvar="MOORING_PORT", min=1, max=65535, help="Public port (default: 8080).")
     ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(envvar="MOORING_PUBLIC_URL", help="URL that callers are told, where a proxy stands before us."),
+    ] = None,
+    internal_url: Annotated[
+        str | None,
+        typer.Option(envvar="MOORING_INTERNAL_URL", help="URL that callers in the same network are told."),
+    ] = None,
     gateway_workers: Annotated[
         int | None,
         typer.Option(envvar="MOORING_GATEWAY_WORKERS", min=1, help="Gateway processes (default: 1)."),
@@ -65,6 +73,8 @@ def up(
             data_dir=data_dir,
             host=host,
             port=port,
+            public_url=public_url,
+            internal_url=internal_url,
             gateway_workers=gateway_workers,
             database_url=database_url,
             tls=tls,

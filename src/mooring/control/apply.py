@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mooring.control.context import Actor
-from mooring.control.orders import RULES, Action, Orders, name_of, project_of
+from mooring.control.orders import RULES, Action, Orders, name_of, project_of, told_deed
 from mooring.core import objects
 from mooring.core.errors import InvalidDocument, MooringError
-from mooring.core.objects import AnyResource, to_wire
-from mooring.store import changes
+from mooring.core.objects import AnyResource
+from mooring.store.database import Transaction
 
 MAX_DOCUMENTS = 1000
 _NAMED = 5  # more places of faults than these are not named in the sentence; 'errors' has all of them
@@ -28,10 +28,6 @@ class Applied:
     unacknowledged: tuple[str, ...] = ()
 
 
-class _DryRun(Exception):
-    """Not an error: the way to roll back."""
-
-
 async def apply(orders: Orders, documents: list[object], *, actor: Actor, dry_run: bool = False) -> Applied:
     """Create or update everything, or nothing. With `dry_run`, do all of it and keep none.
 
@@ -40,27 +36,24 @@ async def apply(orders: Orders, documents: list[object], *, actor: Actor, dry_ru
         MooringError: a rule refuses while writing; the message names the document.
     """
     nouns = await _judge(orders, documents, actor)
-    done: list[tuple[AnyResource, Action]] = []
-    before = version = 0
-    try:
-        async with orders.db.transaction() as tx:
-            before = await changes.version(tx)
-            written: dict[int, tuple[AnyResource, Action]] = {}
-            for index in sorted(range(len(nouns)), key=lambda place: _RANK[nouns[place].kind]):
-                try:
-                    written[index] = await orders.write(tx, nouns[index].kind, nouns[index], "apply", actor)
-                except MooringError as error:
-                    if len(documents) == 1:
-                        raise
-                    raise _located(error, index, nouns[index]) from error
-            done = [written[index] for index in range(len(nouns))]
-            version = await changes.version(tx)
-            if dry_run:
-                raise _DryRun
-    except _DryRun:
-        return Applied([_item(noun, action, dry_run=True) for noun, action in done])
-    unacknowledged = await orders.acknowledged(before, version)
-    return Applied([_item(noun, action, dry_run=False) for noun, action in done], unacknowledged)
+    async with orders.writing(dry_run=dry_run) as writing:
+        done = await _write(orders, writing.tx, nouns, actor)
+    return Applied([told_deed(noun, action, dry_run=dry_run) for noun, action in done], writing.unacknowledged)
+
+
+async def _write(
+    orders: Orders, tx: Transaction, nouns: list[AnyResource], actor: Actor
+) -> list[tuple[AnyResource, Action]]:
+    """Write what is referred to first; return the objects in the order of the documents."""
+    written: dict[int, tuple[AnyResource, Action]] = {}
+    for index in sorted(range(len(nouns)), key=lambda place: _RANK[nouns[place].kind]):
+        try:
+            written[index] = await orders.write(tx, nouns[index].kind, nouns[index], "apply", actor)
+        except MooringError as error:
+            if len(nouns) == 1:
+                raise
+            raise _located(error, index, nouns[index]) from error
+    return [written[index] for index in range(len(nouns))]
 
 
 async def _judge(orders: Orders, documents: list[object], actor: Actor) -> list[AnyResource]:
@@ -136,11 +129,3 @@ def _located(error: MooringError, index: int, noun: AnyResource | None = None) -
     if isinstance(located, InvalidDocument) and isinstance(error, InvalidDocument):
         located.problems = error.problems
     return located
-
-
-def _item(noun: AnyResource, action: Action, *, dry_run: bool) -> dict[str, Any]:
-    item: dict[str, Any] = {**to_wire(noun), "action": action}
-    if dry_run:
-        for secret in ("key", "accessKey"):
-            item["status"].pop(secret, None)
-    return item

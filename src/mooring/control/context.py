@@ -17,6 +17,7 @@ class Actor:
     name: str
     administrator: bool
     key_id: str = ""  # "" when a password was used
+    agreed_terms: str = ""  # version of the terms of use that this request says its caller agrees to
 
     @property
     def told(self) -> str:

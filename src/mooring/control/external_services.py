@@ -67,17 +67,6 @@ async def update(
 delete = services.delete
 
 
-async def refuse_stop(tx: Transaction, ref: str, project: str) -> None:
-    """Say what can be done instead, when someone wants to stop or start a service that runs elsewhere.
-
-    Raises:
-        NotFound: it is an external service.
-    """
-    service = await store.find_service(tx, ref, project, KIND)
-    if service is not None:
-        raise runs_elsewhere(service, "Disable it instead: set its spec.enabled to false.")
-
-
 def runs_elsewhere(service: AnyService, next_step: str) -> NotFound:
     """Return the refusal of what only works on deployed services."""
     return NotFound(f"'{service.metadata.name}' is an external service: it runs elsewhere.", next_step=next_step)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
-from mooring.control import endpoints, external_services, keys, projects, secrets, services, users
+from mooring.control import endpoints, external_services, keys, projects, secrets, services, terms, users
 from mooring.control.context import Actor, Context, require_administrator
 from mooring.core import endpoints as endpoint_nouns
 from mooring.core import external_services as external_nouns
@@ -26,9 +29,10 @@ from mooring.core.objects import AnyResource, to_wire
 from mooring.core.pages import Page, Query, encode_cursor
 from mooring.store import audit, changes
 from mooring.store.database import Database, Transaction
+from mooring.store.services import find_service
 
 ACKNOWLEDGE_S = 1.0  # how long an order waits for the gateways to know it
-PATCH_ATTEMPTS = 5
+PATCH_ATTEMPTS = 50  # rivals are other processes and replacements: patches of one process wait for each other
 
 Mode = Literal["create", "replace", "apply"]
 Action = Literal["created", "updated", "unchanged", "deleted"]
@@ -79,15 +83,31 @@ TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an order did. `unacknowledged` names the gateway workers that had not heard of it in time."""
+    """What an order did; with `dry_run`, what it would have done.
+
+    `unacknowledged` names the gateway workers that had not heard of it in time.
+    """
 
     noun: AnyResource
     action: Action
     unacknowledged: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class Writing:
+    """A transaction that writes; `unacknowledged` is known when it is over."""
+
+    tx: Transaction
+    unacknowledged: tuple[str, ...] = ()
+
+
+class _DryRun(Exception):
+    """Not an error: the way to roll back."""
 
 
 class Orders:
-    """Carries out orders.
+    """Carries out orders. With `dry_run` everything is judged and done, and nothing of it kept.
 
     Args:
         db: the store.
@@ -99,6 +119,7 @@ class Orders:
         self.db = db
         self.context = context
         self._await_acknowledged = await_acknowledged
+        self._patching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, kind: str, ref: str, project: str, actor: Actor) -> AnyResource:
         """Return the object with this id, or of this name in the project.
@@ -126,7 +147,15 @@ class Orders:
         return Page(items, encode_cursor(*_position(items[-1])))
 
     async def save(
-        self, kind: str, noun: AnyResource, mode: Mode, actor: Actor, *, ref: str = "", etag: str = ""
+        self,
+        kind: str,
+        noun: AnyResource,
+        mode: Mode,
+        actor: Actor,
+        *,
+        ref: str = "",
+        etag: str = "",
+        dry_run: bool = False,
     ) -> Outcome:
         """Create or replace one object. `ref` is its id or name (of a replacement), `etag` what the caller last saw.
 
@@ -134,17 +163,24 @@ class Orders:
             Conflict: it exists already, or is in use.
             NotFound: there is nothing to replace.
             PreconditionFailed: it changed since the caller read it.
+            TermsNotAccepted: it is new, and the caller does not agree to the terms of use.
             MooringError: the noun's own rules refuse.
         """
         await RULES[kind].prepare(noun, self.context, actor)
-        async with self.db.transaction() as tx:
-            before = await changes.version(tx)
-            saved, action = await self.write(tx, kind, noun, mode, actor, ref=ref, etag=etag)
-            version = await changes.version(tx)
-        return Outcome(saved, action, await self.acknowledged(before, version))
+        async with self.writing(dry_run=dry_run) as writing:
+            saved, action = await self.write(writing.tx, kind, noun, mode, actor, ref=ref, etag=etag)
+        return Outcome(saved, action, writing.unacknowledged, dry_run)
 
     async def patch(
-        self, kind: str, ref: str, project: str, patch: dict[str, Any], actor: Actor, *, etag: str = ""
+        self,
+        kind: str,
+        ref: str,
+        project: str,
+        patch: dict[str, Any],
+        actor: Actor,
+        *,
+        etag: str = "",
+        dry_run: bool = False,
     ) -> Outcome:
         """Merge `patch` (RFC 7396) into one object. A change that happens meanwhile is merged with, not lost.
 
@@ -153,18 +189,22 @@ class Orders:
             MooringError: as `save`.
         """
         patch = {key: value for key, value in patch.items() if key != "status"}
-        for _ in range(PATCH_ATTEMPTS):
-            current = await self.get(kind, ref, project, actor)
-            if etag and etag != etag_of(current):
-                raise PreconditionFailed()
-            wanted = objects.read(RULES[kind].model, merge(to_wire(current), patch))
-            try:
-                return await self.save(kind, wanted, "replace", actor, ref=current.id, etag=etag_of(current))
-            except PreconditionFailed:
-                continue
+        found = await self.get(kind, ref, project, actor)
+        async with self._patching.setdefault(found.id, asyncio.Lock()):
+            for _ in range(PATCH_ATTEMPTS):
+                current = await self.get(kind, found.id, project, actor)
+                _check_etag(current, etag)
+                wanted = objects.read(RULES[kind].model, merge(to_wire(current), patch))
+                seen = etag_of(current)
+                try:
+                    return await self.save(kind, wanted, "replace", actor, ref=found.id, etag=seen, dry_run=dry_run)
+                except PreconditionFailed:
+                    continue
         raise Conflict("The object keeps changing while it is patched.")
 
-    async def delete(self, kind: str, ref: str, project: str, actor: Actor, *, etag: str = "") -> Outcome:
+    async def delete(
+        self, kind: str, ref: str, project: str, actor: Actor, *, etag: str = "", dry_run: bool = False
+    ) -> Outcome:
         """Delete one object.
 
         Raises:
@@ -172,31 +212,70 @@ class Orders:
             Conflict: something uses it.
             PreconditionFailed: it changed since the caller read it.
         """
-        async with self.db.transaction() as tx:
-            before = await changes.version(tx)
-            noun = await self._existing(tx, kind, ref, project, actor)
+        async with self.writing(dry_run=dry_run) as writing:
+            noun = await self._existing(writing.tx, kind, ref, project, actor)
             _check_etag(noun, etag)
-            await RULES[kind].delete(tx, noun, self.context, actor)
-            await note(tx, actor, "delete", noun)
-            version = await changes.version(tx)
-        return Outcome(noun, "deleted", await self.acknowledged(before, version))
+            await RULES[kind].delete(writing.tx, noun, self.context, actor)
+            await note(writing.tx, actor, "delete", noun)
+        return Outcome(noun, "deleted", writing.unacknowledged, dry_run)
 
-    async def set_stopped(self, ref: str, project: str, actor: Actor, *, stopped: bool) -> Outcome:
+    async def set_stopped(
+        self, ref: str, project: str, actor: Actor, *, stopped: bool, etag: str = "", dry_run: bool = False
+    ) -> Outcome:
         """Stop or start a model service.
 
         Raises:
             NotFound: there is none, or it runs elsewhere.
             Forbidden: the caller is no administrator.
+            PreconditionFailed: it changed since the caller read it.
         """
         require_administrator(actor, "stop or start services")
-        async with self.db.transaction() as tx:
-            before = await changes.version(tx)
-            await external_services.refuse_stop(tx, ref, project)
-            noun: Any = await self._existing(tx, "ModelService", ref, project, actor)
-            changed = await services.set_stopped(tx, noun, stopped=stopped)
-            await note(tx, actor, "stop" if stopped else "start", changed)
-            version = await changes.version(tx)
-        return Outcome(changed, "updated", await self.acknowledged(before, version))
+        async with self.writing(dry_run=dry_run) as writing:
+            advice = "Disable it instead: set its spec.enabled to false."
+            service = await self._deployed(writing.tx, ref, project, actor, advice)
+            _check_etag(service, etag)
+            changed = await services.set_stopped(writing.tx, service, stopped=stopped)
+            await note(writing.tx, actor, "stop" if stopped else "start", changed)
+        return Outcome(changed, "updated", writing.unacknowledged, dry_run)
+
+    async def scale(
+        self, ref: str, project: str, actor: Actor, *, replicas: int, etag: str = "", dry_run: bool = False
+    ) -> Outcome:
+        """Set how many replicas a model service has when it runs: a stopped one stays stopped.
+
+        Raises:
+            NotFound: there is none, or it runs elsewhere.
+            Forbidden: the caller is no administrator.
+            PreconditionFailed: it changed since the caller read it.
+        """
+        require_administrator(actor, "scale services")
+        async with self.writing(dry_run=dry_run) as writing:
+            service = await self._deployed(writing.tx, ref, project, actor, "Scale it where it runs.")
+            _check_etag(service, etag)
+            spec = service.spec.model_copy(update={"replicas": replicas})
+            wanted = service.model_copy(update={"spec": spec})
+            changed = await services.update(writing.tx, service, wanted, self.context, actor)
+            if changed is not None:
+                await note(writing.tx, actor, "scale", changed, replicas=replicas)
+        action: Action = "unchanged" if changed is None else "updated"
+        return Outcome(changed or service, action, writing.unacknowledged, dry_run)
+
+    @asynccontextmanager
+    async def writing(self, *, dry_run: bool = False) -> AsyncGenerator[Writing]:
+        """Commit what the block writes and wait until the gateways know it; with `dry_run`, undo all of it."""
+        before = version = 0
+        try:
+            async with self.db.transaction() as tx:
+                before = await changes.version(tx)
+                writing = Writing(tx)
+                yield writing
+                version = await changes.version(tx)
+                if dry_run:
+                    raise _DryRun
+        except _DryRun:
+            return
+        if version != before:
+            writing.unacknowledged = tuple(await self._await_acknowledged(version, ACKNOWLEDGE_S))
 
     async def write(
         self,
@@ -218,8 +297,9 @@ class Orders:
         else:
             before = await _same_name(tx, kind, noun, actor)
         if before is None:
+            agreed = await terms.require_agreement(tx, kind, actor)
             made = await rules.create(tx, noun, self.context, actor)
-            await note(tx, actor, "create", made)
+            await note(tx, actor, "create", made, **agreed)
             return made, "created"
         if mode == "create":
             raise _exists(kind, before)
@@ -229,18 +309,19 @@ class Orders:
         await note(tx, actor, "update", changed)
         return changed, "updated"
 
-    async def acknowledged(self, before: int, version: int) -> tuple[str, ...]:
-        """Wait until the gateways know the committed `version`; return those that don't yet."""
-        if version == before:
-            return ()
-        return tuple(await self._await_acknowledged(version, ACKNOWLEDGE_S))
-
     async def _existing(self, tx: Transaction, kind: str, ref: str, project: str, actor: Actor) -> Any:
         noun = await RULES[kind].find(tx, ref, project, actor)
         if noun is None:
             where = "" if kind in ("Project", "User") else f" in the project '{project}'"
             raise NotFound(f"There is no {TOLD[kind].partition(' ')[2]} '{ref}'{where}.")
         return noun
+
+    async def _deployed(self, tx: Transaction, ref: str, project: str, actor: Actor, advice: str) -> Any:
+        """Return a model service. `advice` says what to do instead where the service runs elsewhere."""
+        elsewhere = await find_service(tx, ref, project, external_services.KIND)
+        if elsewhere is not None:
+            raise external_services.runs_elsewhere(elsewhere, advice)
+        return await self._existing(tx, services.KIND, ref, project, actor)
 
     async def _batch(
         self, tx: Transaction, kind: str, query: Query, after: tuple[str, str] | None, actor: Actor
@@ -290,8 +371,17 @@ def merge(target: Any, patch: Any) -> Any:
     return merged
 
 
-async def note(tx: Transaction, actor: Actor, action: str, noun: AnyResource) -> None:
-    """Write who did it into the audit."""
+def told_deed(noun: AnyResource, action: Action, *, dry_run: bool) -> dict[str, Any]:
+    """Return the object and what was done with it, JSON-ready; a dry run shows no key, for it has made none."""
+    item: dict[str, Any] = {**to_wire(noun), "action": action}
+    if dry_run:
+        for secret in ("key", "accessKey"):
+            item["status"].pop(secret, None)
+    return item
+
+
+async def note(tx: Transaction, actor: Actor, action: str, noun: AnyResource, **detail: Any) -> None:
+    """Write who did it into the audit; `detail` must hold nothing secret."""
     await audit.add_entry(
         tx,
         actor=actor.told,
@@ -299,7 +389,7 @@ async def note(tx: Transaction, actor: Actor, action: str, noun: AnyResource) ->
         kind=noun.kind,
         object_id=noun.id,
         project=project_of(noun),
-        detail={"name": name_of(noun)},
+        detail={"name": name_of(noun), **detail},
     )
 
 

@@ -74,8 +74,8 @@ async def delete(tx: Transaction, secret: Secret, context: Context, actor: Actor
     if users:
         names = ", ".join(name for _, name in users)
         raise Conflict(
-            f"The secret '{secret.metadata.name}' is the upstream key of: {names}.",
-            next_step="Give these services another apiKeySecret, or delete them first.",
+            f"The secret '{secret.metadata.name}' is used by: {names}.",
+            next_step="Name another secret in these services (apiKeySecret, tokenSecret), or delete them first.",
         )
     await store.delete_secret(tx, secret.id)
 

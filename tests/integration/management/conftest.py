@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import shutil
+import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from mooring import settings as settings_module
@@ -19,6 +25,8 @@ from mooring.control.authentication import Authenticator
 from mooring.control.context import Actor, Context
 from mooring.control.orders import Orders
 from mooring.control.sealing import Sealer
+from mooring.core.errors import NotFound
+from mooring.core.models import CacheEntry, Pruned
 from mooring.settings import Settings
 from mooring.store.database import Database, migrate
 
@@ -88,17 +96,80 @@ def orders(db: Database, settings: Settings, sealer: Sealer, gateways: Gateways)
     return Orders(db, Context(settings, sealer), gateways.await_acknowledged)
 
 
-@pytest.fixture
-def app(db: Database, settings: Settings, sealer: Sealer, gateways: Gateways) -> FastAPI:
-    async def read_logs(service_id: str, tail_lines: int) -> str:
-        return f"last {tail_lines} lines of {service_id}\n"
+@dataclass
+class FakeRunning:
+    """Stands in for what runs: two replicas of every service, which write what a test puts into `lines`."""
 
+    lines: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    followers: int = 0
+    REPLICAS = ("rep-a", "rep-b")
+
+    async def replicas(self, service_id: str) -> list[dict[str, Any]]:
+        return [{"id": name, "state": "ready", "specVersion": 1, "usage": None} for name in self.REPLICAS]
+
+    async def replica_ids(self, service_id: str, replica_id: str = "") -> list[str]:
+        if replica_id and replica_id not in self.REPLICAS:
+            raise NotFound("There is no such replica.", next_step=f"Its replicas: {', '.join(self.REPLICAS)}.")
+        return [replica_id] if replica_id else list(self.REPLICAS)
+
+    async def logs(self, service_id: str, tail_lines: int, replica_id: str = "") -> str:
+        await self.replica_ids(service_id, replica_id)
+        return f"last {tail_lines} lines of {replica_id or service_id}\n"
+
+    async def follow(self, service_id: str, tail_lines: int, replica_id: str = "") -> AsyncIterator[str]:
+        self.followers += 1
+        try:
+            while line := await self.lines.get():
+                yield line
+        finally:
+            self.followers -= 1
+
+    async def machine(self) -> dict[str, Any]:
+        return {"cpu": {"total": 2.0, "reserved": 1.0}}
+
+
+@dataclass
+class FakeCache:
+    """Stands in for the models on disk: entries that a test puts in, removed unless they are kept."""
+
+    found: list[CacheEntry] = field(default_factory=list)
+    older_than_s: float = -1
+    broken: bool = False
+
+    async def entries(self) -> list[CacheEntry]:
+        return self.found
+
+    async def prune(self, keep: set[str], *, older_than_s: float = 0, dry_run: bool = False) -> Pruned:
+        if self.broken:
+            raise PermissionError(13, "Permission denied", "/cache/one")
+        self.older_than_s = older_than_s
+        gone = [entry for entry in self.found if entry.key not in keep]
+        if not dry_run:
+            self.found = [entry for entry in self.found if entry.key in keep]
+        return Pruned(tuple(entry.key for entry in gone), sum(entry.bytes for entry in gone))
+
+
+@pytest.fixture
+def running() -> FakeRunning:
+    return FakeRunning()
+
+
+@pytest.fixture
+def cache() -> FakeCache:
+    return FakeCache()
+
+
+@pytest.fixture
+def app(
+    db: Database, settings: Settings, sealer: Sealer, gateways: Gateways, running: FakeRunning, cache: FakeCache
+) -> FastAPI:
     return build_admin(
         db=db,
         sealer=sealer,
         settings=settings,
         await_acknowledged=gateways.await_acknowledged,
-        read_logs=read_logs,
+        running=cast("Any", running),
+        cache=cast("Any", cache),
     )
 
 
@@ -126,6 +197,34 @@ async def connect(app: FastAPI) -> AsyncIterator[Connect]:
 def client(connect: Connect, admin_file: dict[str, str]) -> httpx.AsyncClient:
     """Return a client with the administrator's key."""
     return connect(admin_file["api_key"])
+
+
+class Quiet(uvicorn.Server):
+    """Leaves the signals alone."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()
+
+
+@pytest.fixture
+async def streaming(app: FastAPI, tmp_path: Path, admin_file: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    """Return the administrator's client of a real server: the others wait for the end of an answer."""
+    path = tempfile.mkdtemp(prefix="mooring-test-") + "/s"  # short enough for a socket
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
+        listener.bind(path)
+        listener.listen()
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        server = Quiet(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        headers = {"Authorization": f"Bearer {admin_file['api_key']}"}
+        transport = httpx.AsyncHTTPTransport(uds=path)
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://mooring", headers=headers) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            await serving
+            shutil.rmtree(Path(path).parent)
 
 
 @pytest.fixture

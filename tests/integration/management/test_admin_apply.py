@@ -95,7 +95,7 @@ async def test_every_bad_document_is_listed_and_nothing_is_applied(client: httpx
         {
             "kind": "ModelService",
             "metadata": {"name": "v"},
-            "spec": {"model": {"source": "huggingface", "name": "a/b"}},
+            "spec": {"model": {"source": "huggingface", "name": "a/b", "mirror": "no URL"}},
         },
         DOCUMENTS[5],
     ]
@@ -107,7 +107,7 @@ async def test_every_bad_document_is_listed_and_nothing_is_applied(client: httpx
         (1, "spec.services"),
         (2, "kind"),
         (3, ""),
-        (4, "spec.model.source"),
+        (4, "spec.model.mirror"),
         (5, "metadata.name"),
     ]
     assert (await client.get("/manage/v1/projects/p2")).status_code == 404

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,9 @@ import httpx
 import pytest
 
 from mooring.control.sealing import Sealer
-from mooring.control.services import model_path
-from mooring.core.errors import Unprocessable
-from mooring.core.services import LocalModel, ModelServiceSpec
 from mooring.core.snapshot import EndpointEntry, ServiceEntry, decode_endpoint, decode_service
 from mooring.settings import Settings
 from mooring.store.database import Database
-from mooring.store.events import Event, add
 from mooring.store.replicas import set_service_state
 from mooring.store.snapshot_rows import load_rows
 
@@ -25,6 +21,8 @@ Make = Callable[..., dict[str, Any]]
 SERVICES, EXTERNAL, ENDPOINTS, SECRETS = (
     f"/manage/v1/{noun}" for noun in ("services", "external-services", "endpoints", "secrets")
 )
+
+HUB = {"source": "huggingface", "name": "o/r"}
 
 
 async def service_entry(db: Database, sealer: Sealer, service_id: str) -> ServiceEntry:
@@ -44,13 +42,19 @@ def service(name: str = "mine", **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"model": model, **spec}}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # no database is asked
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return replace(settings, vllm_command="no-such-program serve")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # it is the same with another
 @pytest.mark.parametrize(
     ("spec", "code", "param"),
     [
-        ({"engine": "vllm"}, "not_supported_yet", "spec.engine"),
-        ({"model": {"source": "huggingface", "name": "o/r"}}, "not_supported_yet", "spec.model.source"),
-        ({"model": {"source": "modelscope", "name": "o/r"}}, "not_supported_yet", "spec.model.source"),
+        ({"engine": "vllm"}, "unprocessable", "spec.engine"),
+        ({"model": {**HUB, "name": "no-organisation"}}, "invalid_document", "spec.model.name"),
+        ({"model": {**HUB, "mirror": "ftp://mirror"}}, "unprocessable", "spec.model.mirror"),
+        ({"model": {**HUB, "tokenSecret": "none"}}, "unprocessable", "spec.model.tokenSecret"),
         ({"moderation": {"enabled": True}}, "not_supported_yet", "spec.moderation.enabled"),
         ({"model": {"source": "builtin", "name": "gpt"}}, "unprocessable", "spec.model.name"),
         ({"replicas": 65}, "invalid_document", "spec.replicas"),
@@ -265,28 +269,3 @@ async def test_a_name_that_exists_is_told_in_plain_words(client: httpx.AsyncClie
     answer = (await client.post("/manage/v1/keys", json={"metadata": {"name": "x"}})).json()
     assert answer["detail"] == "There is already an API key 'x' in the project 'default'."
     assert answer["nextStep"] == "Choose another name, or change the existing one."
-
-
-def test_the_cause_is_told_when_a_model_file_is_not_read(tmp_path: Path) -> None:
-    def refused(path: str, *roots: str) -> Unprocessable:
-        spec = ModelServiceSpec(model=LocalModel(source="local", path=path))
-        with pytest.raises(Unprocessable) as refusal:
-            model_path(spec, Settings(model_roots=roots))
-        return refusal.value
-
-    none = refused("/m/a.gguf")
-    assert "no model roots are set" in none.message and "--model-roots DIR (MOORING_MODEL_ROOTS)" in none.next_step
-    assert str(tmp_path) in refused("/etc/a.gguf", str(tmp_path)).message
-    assert "does not exist" in refused(f"{tmp_path}/a.gguf", str(tmp_path)).message
-    assert "not an absolute path" in refused("a.gguf", str(tmp_path)).message
-
-
-async def test_events_and_logs_of_a_service(client: httpx.AsyncClient, db: Database) -> None:
-    made = (await client.get(f"{SERVICES}/mooring-demo")).json()
-    async with db.transaction(serial=False) as tx:
-        await add(tx, [Event(made["id"], "r1", datetime.now(UTC), "error", "Exited", "It ended.")])
-    items = (await client.get(f"{SERVICES}/mooring-demo/events")).json()["items"]
-    assert [(item["reason"], item["message"], item["replicaId"]) for item in items] == [("Exited", "It ended.", "r1")]
-    logs = await client.get(f"{SERVICES}/mooring-demo/logs?tail=5")
-    assert logs.text == f"last 5 lines of {made['id']}\n"
-    assert (await client.get(f"{SERVICES}/none/logs")).status_code == 404
