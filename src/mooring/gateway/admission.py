@@ -1,4 +1,4 @@
-"""May this caller have it now? The head gives the operation and the key, the body gives the Ticket.
+"""May this caller have it now? The head gives the route and the key, the body gives the Ticket.
 
 Order of refusal: path 404 → method 405 → key 401 → content type 415 → size 413 → JSON 400 → model 404 → stopped →
 unsupported type → (limits, moderation: not yet) → routing.
@@ -6,6 +6,7 @@ unsupported type → (limits, moderation: not yet) → routing.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -13,26 +14,23 @@ import msgspec
 from mooring.core.errors import (
     Invalid,
     InvalidJson,
-    MethodNotAllowed,
-    PathNotFound,
     TooLarge,
     Unauthenticated,
     UnsupportedMediaType,
     UnsupportedType,
 )
 from mooring.core.snapshot import KeyEntry
-from mooring.gateway.dialects import openai
+from mooring.gateway.dialects.operations import METERED, STREAMED
+from mooring.gateway.dialects.route import Address, Route
 from mooring.gateway.http1.body import Edit, add_member, find_value, replace_value, splice
 from mooring.gateway.http1.request import Head
-from mooring.gateway.quirks import llamacpp
+from mooring.gateway.quirks import Steps
 from mooring.gateway.routing import Service, Target
 from mooring.gateway.snapshot import Table
 
-RELAY = "relay"
-METERED = frozenset({"chat", "completion", "embedding"})
-_STREAMING = frozenset({"chat", "completion"})
 _NO_RAW = msgspec.Raw()
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true}'
+_EMPTY = re.compile(rb"\s*\{\s*\}")
 
 
 class Body(msgspec.Struct):
@@ -53,45 +51,17 @@ class Ticket:
 
     stream = False
     wants_usage = False
-    stepwise = False  # takes several calls: see `calls`
+    steps: Steps | None = None  # takes several calls: how
     choices_per_prompt = 1
     body: list[bytes]
 
-    def __init__(self, key: KeyEntry, operation: str, target: Target, service: Service, prompt_estimate: int) -> None:
+    def __init__(self, key: KeyEntry, route: Route, target: Target, service: Service, prompt_estimate: int) -> None:
         self.key = key
-        self.operation = operation
+        self.route = route
+        self.operation = route.operation
         self.target = target
         self.service = service
         self.prompt_estimate = prompt_estimate  # tokens, until the engine tells
-
-
-def find_operation(method: bytes, target: bytes) -> str:
-    """Return the operation offered at this target's path, RELAY for what belongs to control.
-
-    Raises:
-        MethodNotAllowed: the path takes other methods; `allow` names them.
-        PathNotFound: below a prefix the gateway owns wholly.
-    """
-    if method == b"POST":
-        operation = openai.POST_PATHS.get(target)
-        if operation is not None:
-            return operation
-    path = target.partition(b"?")[0]
-    if method == b"POST" and path in openai.POST_PATHS:
-        return openai.POST_PATHS[path]
-    operation = openai.GET_PATHS.get(path)
-    if operation is None and path.startswith(openai.MODEL_PREFIX) and len(path) > len(openai.MODEL_PREFIX):
-        operation = "model"
-    if operation is not None:
-        if method in (b"GET", b"HEAD"):
-            return operation
-        raise MethodNotAllowed(f"{_show(path)} takes GET and HEAD, not {_show(method)}.", param="GET, HEAD")
-    if path in openai.POST_PATHS:
-        raise MethodNotAllowed(f"{_show(path)} takes POST, not {_show(method)}.", param="POST")
-    for owned in openai.OWNED:
-        if path == owned or path.startswith(owned + b"/"):
-            raise PathNotFound(f"There is no path {_show(path)}.")
-    return RELAY
 
 
 def _show(text: bytes) -> str:
@@ -133,7 +103,7 @@ def too_large(max_body_bytes: int) -> TooLarge:
     return TooLarge(f"The body is larger than {max_body_bytes} bytes.")
 
 
-def admit(body: bytes, key: KeyEntry, operation: str, table: Table) -> Ticket:
+def admit(body: bytes, key: KeyEntry, route: Route, table: Table) -> Ticket:
     """Read the body, find the service, prepare the body to send.
 
     Raises:
@@ -147,40 +117,47 @@ def admit(body: bytes, key: KeyEntry, operation: str, table: Table) -> Ticket:
     except RecursionError:
         raise InvalidJson("The body is nested too deeply.") from None
     model = bytes(read.model)
-    target = table.resolve(key, _text(model))
+    address = route.address
+    target = table.resolve(key, _text(model)) if address is None else _addressed(key, address, model, table)
     service = target.choose_service()
-    entry = service.entry
-    if operation in METERED and operation not in entry.types:
+    operation = route.operation
+    if operation in METERED and operation not in service.entry.types:
         raise _unsupported(service, operation)
-    ticket = Ticket(key, operation, target, service, len(body) // 3)
-    if operation in _STREAMING and _flag(read.stream, "stream"):
+    ticket = Ticket(key, route, target, service, len(body) // 3)
+    if operation in STREAMED and _flag(read.stream, "stream"):
         ticket.stream = True
     edits: list[Edit] = []
     if ticket.stream:
         ticket.wants_usage = _include_usage(body, read.stream_options, edits)
-    if entry.engine == "llamacpp":
-        _fit_llamacpp(ticket, body, edits)
-    ticket.body = _with_model(body, model, service.served_model_json, edits)
+    quirks = service.quirks
+    served = service.served_model_json if quirks is None else quirks.fit(ticket, body, edits)
+    ticket.body = _with_model(body, model, served, edits)
     return ticket
+
+
+def _addressed(key: KeyEntry, address: Address, model: bytes, table: Table) -> Target:
+    """Return the service that the path names. Of `model` only the adapter is read, if it ends in one."""
+    target = table.resolve_address(key, address)
+    if model[:1] == b'"' and b":" in model:
+        adapter = _text(model).rpartition(":")[2]
+        if adapter in target.choose_service().entry.adapters:
+            return target.with_adapter(adapter)
+    return target
 
 
 def _with_model(body: bytes, model: bytes, served: bytes, edits: list[Edit]) -> list[bytes]:
     """Return the body in pieces with the served model's name and the other edits in it."""
     if model == served:
         return splice(body, edits)
+    if not model:  # allowed where the path names the service
+        start = body.index(b"{") + 1
+        comma = b"" if _EMPTY.match(body) else b","
+        return splice(body, [*edits, Edit(start, start, b'"model":%b%b' % (served, comma))])
     span = find_value(body, b"model", model)
     if span is not None and not edits:
         return [body[: span[0]], served, body[span[1] :]]
     edits += [Edit(span[0], span[1], served)] if span is not None else replace_value(body, "model", None, served)
     return splice(body, edits)
-
-
-def _fit_llamacpp(ticket: Ticket, body: bytes, edits: list[Edit]) -> None:
-    """llama.cpp counts only one of several choices and has its own /tokenize: those take several calls."""
-    several = llamacpp.check_request(ticket.operation, body, ticket.service.entry, edits)
-    if several:
-        ticket.choices_per_prompt = llamacpp.choices_per_prompt(body)
-    ticket.stepwise = (several and not ticket.stream) or ticket.operation in ("tokenize", "detokenize")
 
 
 def _text(value: bytes) -> str:

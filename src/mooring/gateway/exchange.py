@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mooring.core.errors import MooringError, UpstreamFailed, UpstreamTimeout
 from mooring.core.usage import Ended, UsageRecord
-from mooring.gateway.admission import METERED, Ticket
-from mooring.gateway.dialects import openai
-from mooring.gateway.quirks import calls
+from mooring.gateway.admission import Ticket
+from mooring.gateway.dialects.operations import METERED, UPSTREAM_PATHS
+from mooring.gateway.quirks import Steps
 from mooring.gateway.relay import event_relay, is_openai_error, upstream_error, whole_answer
-from mooring.gateway.routing import Replica, choose_replica, not_ready
+from mooring.gateway.routing import Replica, Service, choose_replica, not_ready
 from mooring.gateway.streams.sse import EventRelay
 from mooring.gateway.streams.usage import Usage, bounded, usage_of
 from mooring.gateway.upstream import UpstreamConnection
@@ -128,7 +128,7 @@ class Exchange:
                     "",
                     ticket.key.id,
                     entry.project,
-                    openai.NAME,
+                    ticket.route.dialect.NAME,
                     operation,
                     self._started_at,
                     ticket.prompt_estimate,
@@ -148,9 +148,9 @@ class Exchange:
         self._replica = replica
         replica.in_flight += 1
         self._attempt += 1
-        if ticket.stepwise:
+        if ticket.steps is not None:
             self._to(CALLING)
-            self._start(self._run_call(replica))
+            self._start(self._run_steps(ticket.steps, replica))
             return
         upstream = replica.pool.take()
         if upstream is not None:
@@ -181,13 +181,17 @@ class Exchange:
         service = self._ticket.service.entry.id
         self._to(ROUTING)
         fresh = self._parts.table.services.get(service)
-        if fresh is None:
+        if fresh is None or not self._fits(fresh):
             self._refuse(not_ready(self._ticket.service.entry))
         else:
             self._ticket.service = fresh
             self._route(waited=True)
         if self.state != WAITING and self._parts.waiting.occupied(service):
             self._parts.loop.call_soon(self._parts.waiting.release_next, service)
+
+    def _fits(self, fresh: Service) -> bool:
+        """Return whether the prepared body still fits: an adapter may have another number by now, or be gone."""
+        return not self._ticket.target.adapter or fresh.entry.adapters == self._ticket.service.entry.adapters
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         """Run what must wait; its results come back as events, and so does a bug in it."""
@@ -245,7 +249,7 @@ class Exchange:
         self._call = None
         self._upstream = upstream
         self._client.deadline = self._parts.timers.now + self._parts.settings.first_byte_timeout_s
-        path, from_root = openai.UPSTREAM_PATHS[ticket.operation]
+        path, from_root = UPSTREAM_PATHS[ticket.operation]
         upstream.send(self, replica.pool.request_head(path, from_root=from_root), ticket.body)
 
     # --- the upstream's events
@@ -387,9 +391,9 @@ class Exchange:
 
     # --- several steps (tokenize, several choices on llama.cpp)
 
-    async def _run_call(self, replica: Replica) -> None:
+    async def _run_steps(self, steps: Steps, replica: Replica) -> None:
         try:
-            answer = await calls.start(self._parts, self._ticket, replica)
+            answer = await steps(self._parts, self._ticket, replica)
         except MooringError as error:
             if self.state == CALLING:
                 self._refuse(error)
@@ -448,7 +452,7 @@ class Exchange:
         relay = self._relay
         assert relay is not None
         self._settle("error", 200, relay.usage, relay.events)
-        self._client.stream(openai.error_event(error), True)
+        self._client.stream(self._ticket.route.dialect.error_event(error), True)
         self._finish()
 
     def _settle(self, ended: Ended, status: int, usage: Usage | None, events: int) -> None:
@@ -470,7 +474,7 @@ class Exchange:
                 replica.entry.id if replica is not None else "",
                 ticket.key.id,
                 entry.project,
-                openai.NAME,
+                ticket.route.dialect.NAME,
                 ticket.operation,
                 status,
                 ended,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from mooring.core.errors import (
-    ContextTooLong,
     Invalid,
     MooringError,
     NotFound,
@@ -17,26 +16,20 @@ from mooring.core.errors import (
 )
 from mooring.core.snapshot import ServiceEntry
 from mooring.gateway.admission import Ticket
-from mooring.gateway.quirks import llamacpp
-from mooring.gateway.streams.sse import EventRelay, LlamaCppRelay
+from mooring.gateway.quirks import quirks_of
+from mooring.gateway.streams.sse import EventRelay
 
 
 def event_relay(ticket: Ticket) -> EventRelay:
     """Return the relay for one streamed answer."""
-    if ticket.service.entry.engine == "llamacpp":
-        return LlamaCppRelay(
-            ticket.wants_usage,
-            completion=ticket.operation == "completion",
-            choices_per_prompt=ticket.choices_per_prompt,
-        )
-    return EventRelay(ticket.wants_usage)
+    quirks = ticket.service.quirks
+    return EventRelay(ticket.wants_usage) if quirks is None else quirks.event_relay(ticket)
 
 
 def whole_answer(ticket: Ticket, body: bytes) -> bytes:
     """Return a complete JSON answer as the caller shall see it."""
-    if ticket.operation == "completion" and ticket.service.entry.engine == "llamacpp":
-        return llamacpp.completion_id(body)
-    return body
+    quirks = ticket.service.quirks
+    return body if quirks is None else quirks.whole_answer(ticket, body)
 
 
 def is_openai_error(body: bytes) -> bool:
@@ -51,13 +44,21 @@ def upstream_error(status: int, body: bytes, entry: ServiceEntry, retry_after: b
     A refused credential is ours to mend, not the caller's: it reads as 502. Everything else keeps its status and the
     engine's own message.
     """
-    message = _message(_read(body)) or f"The service {entry.name} answered {status} without a message."
+    read = _read(body)
+    message = _message(read) or f"The service {entry.name} answered {status} without a message."
     seconds = float(retry_after) if retry_after.isdigit() and len(retry_after) <= 6 else None
     if status in (401, 403):
         return UpstreamFailed(
             f"The service {entry.name} refused the platform's credential.",
             next_step="Ask the administrator to correct the service's secret.",
         )
+    error: Any = _member(read, "error")
+    quirks = quirks_of(entry.engine)
+    if quirks is not None:
+        members = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+        meant = quirks.refusal(status, members, message, entry)
+        if meant is not None:
+            return meant
     if status == 404:
         return NotFound(message, code="upstream_not_found", next_step="Check the service's URL and served model name.")
     if status == 429:
@@ -66,9 +67,6 @@ def upstream_error(status: int, body: bytes, entry: ServiceEntry, retry_after: b
         return Unavailable(message, retry_after_s=seconds or 1.0)
     if status >= 500 or status < 400 or status == 407:
         return UpstreamFailed(message, code="upstream_error")
-    error: Any = _member(_read(body), "error")
-    if _member(error, "type") == "exceed_context_size_error":
-        return ContextTooLong(message.replace(", try increasing it", "") + ".", param="messages")
     param = _member(error, "param")
     refusal = Invalid(message, next_step="", param=param if isinstance(param, str) else None)
     refusal.status = status

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from mooring.core.errors import EndpointStopped, NotReady
+from mooring.core.errors import EndpointStopped, ModelNotFound, NotReady
 from mooring.core.snapshot import EndpointEntry, ReplicaEntry, ServiceEntry
+from mooring.gateway.quirks import quirks_of
 from mooring.gateway.upstream import Pool
 from mooring.gateway.waiting import PLACES_PER_SLOT
 
@@ -53,11 +54,12 @@ class Replica:
 class Service:
     """A service of the snapshot with its live replicas."""
 
-    __slots__ = ("entry", "replicas", "served_model_json")
+    __slots__ = ("entry", "quirks", "replicas", "served_model_json")
 
     def __init__(self, entry: ServiceEntry, replicas: list[Replica]) -> None:
         self.entry = entry
         self.replicas = replicas
+        self.quirks = quirks_of(entry.engine)  # what its engine does differently; None: nothing
         self.served_model_json = msgspec.json.encode(entry.served_model)  # what goes into the body's `model`
 
     @property
@@ -66,12 +68,18 @@ class Service:
 
 
 class Target:
-    """What the caller's `model` stands for: an endpoint, or a service addressed directly."""
+    """What the caller's `model` stands for: an endpoint, or a service addressed directly; with a LoRA adapter or not.
 
-    __slots__ = ("_services", "_single", "_weights", "endpoint", "endpoint_id")
+    With one, only services that have it are among `services`.
+    """
 
-    def __init__(self, endpoint: EndpointEntry | None, services: Iterable[tuple[Service, int]]) -> None:
+    __slots__ = ("_services", "_single", "_weights", "adapter", "endpoint", "endpoint_id")
+
+    def __init__(
+        self, endpoint: EndpointEntry | None, services: Iterable[tuple[Service, int]], adapter: str = ""
+    ) -> None:
         weighted = list(services)
+        self.adapter = adapter
         self.endpoint = endpoint
         self.endpoint_id = endpoint.id if endpoint is not None else ""
         self._services = [service for service, _ in weighted]
@@ -79,6 +87,24 @@ class Target:
         # The usual case, decided once: one enabled service behind an enabled target.
         single = self._services[0] if len(self._services) == 1 and self._services[0].entry.enabled else None
         self._single = single if endpoint is None or endpoint.enabled else None
+
+    def with_adapter(self, adapter: str) -> Target:
+        """Return the part of this target that has `adapter`.
+
+        Raises:
+            ModelNotFound: no service has it; lists those there are.
+        """
+        pairs = zip(self._services, self._weights, strict=True)
+        having = [(service, weight) for service, weight in pairs if adapter in service.entry.adapters]
+        if having:
+            return Target(self.endpoint, having, adapter)
+        known = dict.fromkeys(name for service in self._services for name in service.entry.adapters)
+        shown = adapter if len(adapter) <= 100 else adapter[:100] + "…"
+        raise ModelNotFound(
+            f"There is no adapter '{shown}' here; "
+            + (f"the adapters of this model are: {', '.join(known)}." if known else "this model has no adapters."),
+            param="model",
+        )
 
     def choose_service(self) -> Service:
         """Return a service by weight among those that can answer now; else the heaviest, to name its reason.

@@ -19,8 +19,9 @@ import httptools
 
 from mooring.core.errors import HeadTooLarge, Invalid, MooringError, RequestTimeout, Unavailable
 from mooring.core.snapshot import KeyEntry
-from mooring.gateway.admission import RELAY, admit, authenticate, check_body_head, find_operation, too_large
-from mooring.gateway.dialects import local, openai
+from mooring.gateway.admission import admit, authenticate, check_body_head, too_large
+from mooring.gateway.dialects import RELAYED, find_route, local
+from mooring.gateway.dialects.route import Route
 from mooring.gateway.exchange import Exchange
 from mooring.gateway.http1.heads import CONTINUE, json_answer, stream_head
 from mooring.gateway.http1.request import Head, Request
@@ -53,7 +54,6 @@ class ClientConnection(asyncio.Protocol):
         "_known_key",
         "_known_version",
         "_lingering",
-        "_operation",
         "_overhead",
         "_parser",
         "_parts",
@@ -61,6 +61,7 @@ class ClientConnection(asyncio.Protocol):
         "_reading",
         "_request",
         "_request_id",
+        "_route",
         "_tunnel",
         "_version_1_0",
         "_write_paused",
@@ -84,7 +85,7 @@ class ClientConnection(asyncio.Protocol):
         self._known_header: bytes | None = None
         self._known_key: KeyEntry | None = None
         self._known_version: tuple[str, int] | None = None
-        self._operation = ""
+        self._route = RELAYED  # of the last request that was judged
         self._request_id = ""
         self._overhead = 0
         self._head_only = False
@@ -203,7 +204,7 @@ class ClientConnection(asyncio.Protocol):
         settings = self._parts.settings
         grown = request.body_bytes - known
         self._overhead = self._overhead + received if grown <= 0 else 0
-        relayed = request.judged and self._operation == RELAY
+        relayed = request.judged and self._route is RELAYED
         largest = min(settings.max_body_bytes, _MAX_RELAYED_BYTES) if relayed else settings.max_body_bytes
         # Relayed bodies are read before anybody's credential is known: they may take an eighth of the room.
         budget = settings.body_budget_bytes // (8 if relayed else 1)
@@ -327,12 +328,12 @@ class ClientConnection(asyncio.Protocol):
         self._version_1_0 = head.version_1_0
         if head.problem is not None:
             raise head.problem
-        operation = self._operation = find_operation(method, head.target)
-        if operation == RELAY:
-            if head.content_length > _MAX_RELAYED_BYTES:
+        route = self._route = find_route(method, head.target)
+        if not route.keyed:
+            if route.refusal is not None:
+                raise route.refusal
+            if route is RELAYED and head.content_length > _MAX_RELAYED_BYTES:
                 raise too_large(_MAX_RELAYED_BYTES)
-            return
-        if operation in openai.OPEN_OPERATIONS:
             return
         if head.upgrade:
             raise Invalid("This path offers no protocol upgrade.", next_step="Send plain HTTP/1.1.", code="no_upgrade")
@@ -373,22 +374,22 @@ class ClientConnection(asyncio.Protocol):
             self.exchange_done()
 
     def _dispatch(self, request: Request) -> None:
-        operation = self._operation
-        if operation == RELAY:
+        route = self._route
+        if route is RELAYED:
             self._tunnel = Tunnel(self._parts, self, request, self._request_id)
             self._tunnel.begin()
         elif request.head.method == b"POST":
-            self._infer(request, operation)
+            self._infer(request, route)
         else:
-            body = local.answer(operation, request.head.target, self._key, self._parts)
+            body = local.answer(route, request.head.target, self._key, self._parts)
             self.answer(200, body)
             self.exchange_done()
 
-    def _infer(self, request: Request, operation: str) -> None:
+    def _infer(self, request: Request, route: Route) -> None:
         key = self._key
         assert key is not None
         body = request.body if isinstance(request.body, bytes) else bytes(request.body)
-        ticket = admit(body, key, operation, self._parts.table)
+        ticket = admit(body, key, route, self._parts.table)
         exchange = self.exchange = Exchange(self._parts, self, ticket, self._request_id)
         try:
             exchange.begin()
@@ -572,7 +573,9 @@ class ClientConnection(asyncio.Protocol):
             extra += b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s))
         if error.status >= 400:
             extra += b"x-should-retry: true\r\n" if error.retryable else b"x-should-retry: false\r\n"
-        return json_answer(error.status, openai.error_body(error), extra, close=close, head_only=self._head_only)
+        return json_answer(
+            error.status, self._route.dialect.error_body(error), extra, close=close, head_only=self._head_only
+        )
 
 
 def _printable(value: bytes) -> bytes:

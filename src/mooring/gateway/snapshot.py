@@ -20,10 +20,11 @@ from mooring.core.snapshot import (
     decode_project,
     decode_service,
 )
+from mooring.gateway.dialects.route import Address
 from mooring.gateway.routing import Replica, Service, Target
 from mooring.gateway.upstream import Pool
 
-_MAX_RESOLVED = 20_000  # pairs of key and model remembered; a bound, not a working set
+_MAX_RESOLVED = 20_000  # pairs of key and name remembered; a bound, not a working set
 
 
 class Table:
@@ -43,7 +44,8 @@ class Table:
         self._renewed: list[tuple[Replica, ReplicaEntry]] = []  # of replicas taken over, until the swap
         self._keys: dict[bytes, bytes | KeyEntry] = {}
         self._key_digests: dict[str, tuple[bytes, ...]] = {}
-        self._resolved: dict[tuple[str, str], Target] = {}  # (key id, model) → what it stands for; cleared by changes
+        # (key id, model) or (key id, project, service) → what it stands for; cleared by changes
+        self._resolved: dict[tuple[str, ...], Target] = {}
 
     @property
     def loaded(self) -> bool:
@@ -73,34 +75,77 @@ class Table:
     def resolve(self, key: KeyEntry, model: str) -> Target:
         """Return what `model` stands for, for this caller: endpoint id, then service name, then served model name.
 
+        `<model>:<adapter>` stands for the same with a LoRA adapter, if the whole is not a name itself.
+
         Raises:
-            ModelNotFound: nothing of that name, or this key may not use it.
+            ModelNotFound: nothing of that name, or this key may not use it; or no such adapter.
             AmbiguousModel: several services serve a model of that name; lists their ids.
         """
         cached = self._resolved.get((key.id, model))
         if cached is None:
             cached = self._find_target(key, model)
-            if len(self._resolved) >= _MAX_RESOLVED:
-                self._resolved.clear()
-            self._resolved[key.id, model] = cached
+            self._remember((key.id, model), cached)
         return cached
 
+    def resolve_address(self, key: KeyEntry, address: Address) -> Target:
+        """Return the target that is the service a path names.
+
+        Raises:
+            ModelNotFound: there is no such service for this caller.
+        """
+        cached = self._resolved.get((key.id, *address))
+        if cached is None:
+            cached = Target(None, [(self.addressed_service(key, address), 1)])
+            self._remember((key.id, *address), cached)
+        return cached
+
+    def addressed_service(self, key: KeyEntry, address: Address) -> Service:
+        """Return the service that a path names by its name, dots written as dashes, or by its id.
+
+        Raises:
+            ModelNotFound: there is no such service in the project, it is closed for direct access, or the key is
+                another project's or confined to endpoints.
+        """
+        project, name = address
+        if key.endpoints is None and (project == key.project or key.admin):
+            for service in self.services.values():
+                entry = service.entry
+                if entry.project == project and entry.direct_access and name in (_slug(entry.name), entry.id):
+                    return service
+        raise ModelNotFound(
+            f"The service '{_shown(name)}' does not exist in '{_shown(project)}', or this key may not use it.",
+            next_step="Check the path; it names a project and a service of it, dots in the name written as dashes.",
+        )
+
+    def _remember(self, asked: tuple[str, ...], target: Target) -> None:
+        if len(self._resolved) >= _MAX_RESOLVED:
+            self._resolved.clear()
+        self._resolved[asked] = target
+
     def _find_target(self, key: KeyEntry, model: str) -> Target:
+        found = self._find_base(key, model)
+        if found is not None:
+            return found
+        base, colon, adapter = model.rpartition(":")
+        whole = self._find_base(key, base) if colon else None
+        if whole is None:
+            raise self._unknown_name(key, model, base)
+        return whole.with_adapter(adapter)
+
+    def _find_base(self, key: KeyEntry, model: str) -> Target | None:
         scope = key.endpoints
         endpoint = self.endpoints.get(model)
         if endpoint is None:
-            if scope is not None:
-                raise _unknown(model)
-            return self._named(key.project, model)
+            return self._find_named(key.project, model) if scope is None else None
         if (endpoint.project != key.project and not key.admin) or (scope is not None and model not in scope):
-            raise _unknown(model)
+            return None
         return self._endpoint_target(endpoint)
 
     def _endpoint_target(self, endpoint: EndpointEntry) -> Target:
         found = ((self.services.get(target.service), target.weight) for target in endpoint.targets)
         return Target(endpoint, [(service, weight) for service, weight in found if service is not None])
 
-    def _named(self, project: str, model: str) -> Target:
+    def _find_named(self, project: str, model: str) -> Target | None:
         own = [
             service
             for service in self.services.values()
@@ -111,7 +156,7 @@ class Table:
                 return Target(None, [(service, 1)])
         served = [service for service in own if service.entry.served_model == model]
         if not served:
-            raise self._unknown_name(project, model)
+            return None
         if len(served) > 1:
             names = ", ".join(sorted(f"{service.entry.name} ({service.entry.id})" for service in served))
             raise AmbiguousModel(
@@ -121,15 +166,18 @@ class Table:
             )
         return Target(None, [(served[0], 1)])
 
-    def _unknown_name(self, project: str, model: str) -> ModelNotFound:
+    def _unknown_name(self, key: KeyEntry, model: str, base: str) -> ModelNotFound:
+        """Return the refusal of `model`, which is `base` or `base:adapter`; an endpoint's name is told its id."""
         for endpoint in self.endpoints.values():
-            if endpoint.name == model and endpoint.project == project:
+            if key.endpoints is None and endpoint.name in (model, base) and endpoint.project == key.project:
                 return ModelNotFound(
-                    f"'{model}' is the name of an endpoint; callers use its id.",
+                    f"'{endpoint.name}' is the name of an endpoint; callers use its id.",
                     param="model",
-                    next_step=f"Put '{endpoint.id}' into 'model'.",
+                    next_step=f"Put '{endpoint.id}{model[len(endpoint.name) :]}' into 'model'.",
                 )
-        return _unknown(model)
+        return ModelNotFound(
+            f"The model or endpoint '{_shown(model)}' does not exist, or this key may not use it.", param="model"
+        )
 
     def callable_by(self, key: KeyEntry) -> tuple[list[EndpointEntry], list[ServiceEntry]]:
         """Return the endpoints and directly addressable services this key may call, by age."""
@@ -221,6 +269,9 @@ def _age(entry: EndpointEntry | ServiceEntry) -> tuple[int, str]:
     return entry.created, entry.id
 
 
-def _unknown(model: str) -> ModelNotFound:
-    shown = model if len(model) <= 100 else model[:100] + "…"
-    return ModelNotFound(f"The model or endpoint '{shown}' does not exist, or this key may not use it.", param="model")
+def _slug(name: str) -> str:
+    return name.replace(".", "-")
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 100 else name[:100] + "…"

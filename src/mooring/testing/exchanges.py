@@ -13,9 +13,12 @@ from mooring.core.errors import MooringError
 from mooring.core.snapshot import KeyEntry, Limits, ReplicaEntry, ServiceEntry
 from mooring.core.usage import UsageRecord
 from mooring.gateway.admission import Ticket
+from mooring.gateway.dialects import openai
+from mooring.gateway.dialects.route import Route
 from mooring.gateway.exchange import Exchange
 from mooring.gateway.http1.timers import TimerWheel
 from mooring.gateway.parts import Parts
+from mooring.gateway.quirks import llamacpp_steps
 from mooring.gateway.routing import Replica, Service, Target
 from mooring.gateway.snapshot import Table
 from mooring.gateway.upstream import Pool, UpstreamConnection
@@ -215,9 +218,9 @@ class Stage:
 
     def prepare(self, operation: str = "chat", *, stream: bool = True, stepwise: bool = False) -> Exchange:
         """Make one request that has not begun."""
-        ticket = Ticket(KEY_ENTRY, operation, Target(None, [(self.service, 1)]), self.service, 5)
+        ticket = Ticket(KEY_ENTRY, Route(operation, openai), Target(None, [(self.service, 1)]), self.service, 5)
         ticket.stream = stream
-        ticket.stepwise = stepwise
+        ticket.steps = llamacpp_steps.start if stepwise else None
         ticket.body = [b'{"model":"up","prompt":"x"}']
         request_id = f"req-{len(self.exchanges)}"
         client = FakeClient(request_id, self.journal)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mooring.gateway.admission import METERED
+from mooring.gateway.dialects.operations import METERED
 from mooring.gateway.exchange import (
     CALLING,
     CONNECTING,
@@ -391,6 +392,19 @@ def test_who_waits_is_refused_when_the_service_goes(one_slot):
     one_slot.change()
     one_slot.turn()
     assert [client.status for client in one_slot.clients] == [0, 0, 503, 503]
+
+
+@pytest.mark.parametrize(("adapters", "statuses"), [(("sql",), [0, 0, 0]), (("new", "sql"), [0, 0, 503])])
+def test_who_waits_with_an_adapter_is_refused_when_its_number_may_be_anothers(one_slot, adapters, statuses):
+    one_slot.entry = one_slot.service.entry = msgspec.structs.replace(one_slot.entry, adapters=("sql",))
+    for _ in range(3):
+        exchange = one_slot.prepare()
+        exchange._ticket.target.adapter = "sql"
+        exchange.begin()
+    one_slot.entry = msgspec.structs.replace(one_slot.entry, adapters=adapters)
+    one_slot.change(True)
+    one_slot.turn()
+    assert [client.status for client in one_slot.clients] == statuses
 
 
 def test_a_full_replica_is_passed_over_while_another_has_room(make_stage):

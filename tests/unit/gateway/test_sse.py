@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mooring.gateway.streams.sse import EventRelay, LlamaCppRelay
+from mooring.gateway.quirks import llamacpp
+from mooring.gateway.streams.sse import EventRelay
 from mooring.testing.upstream import delta
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
@@ -84,9 +85,11 @@ def events(data: bytes) -> list:
 
 
 @pytest.mark.parametrize(("per_prompt", "prompt_tokens"), [(2, 5), (1, 10)])
-def test_llamacpp_usage_of_several_choices_is_summed_and_sent_once(per_prompt, prompt_tokens):
+def test_llamacpp_usage_of_several_choices_is_summed_and_sent_once(admitted, per_prompt, prompt_tokens):
+    asked = {"model": "m", "prompt": "a", "n": per_prompt, "stream": True, "stream_options": {"include_usage": True}}
+    ticket, _ = admitted("llamacpp", "completion", asked)
     for cut in range(len(LLAMA)):
-        relay = LlamaCppRelay(True, completion=True, choices_per_prompt=per_prompt)
+        relay = llamacpp.event_relay(ticket)
         *chunks, usage, done = events(run(relay, LLAMA, [cut]))
         assert done == "[DONE]"
         assert usage["choices"] == []
@@ -97,8 +100,9 @@ def test_llamacpp_usage_of_several_choices_is_summed_and_sent_once(per_prompt, p
         assert usage["id"] == "cmpl-a"
 
 
-def test_llamacpp_usage_is_taken_out_when_nobody_asked():
-    relay = LlamaCppRelay(False, completion=True, choices_per_prompt=2)
+def test_llamacpp_usage_is_taken_out_when_nobody_asked(admitted):
+    ticket, _ = admitted("llamacpp", "completion", {"model": "m", "prompt": "a", "n": 2, "stream": True})
+    relay = llamacpp.event_relay(ticket)
     chunks = events(run(relay, LLAMA, []))
     assert len(chunks) == 5
     assert not any("usage" in chunk for chunk in chunks[:-1])

@@ -1,4 +1,4 @@
-"""What the gateway answers by itself: /health, /v1/models, /openapi.json."""
+"""What the gateway answers by itself: health, lists of models, descriptions; of all, or of one service."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from urllib.parse import unquote
 
 import msgspec
 
-from mooring.core.errors import ModelNotFound, Unavailable
+from mooring.core.errors import ModelNotFound, NotReady, Unavailable
 from mooring.core.snapshot import EndpointEntry, KeyEntry, ServiceEntry
 from mooring.gateway.dialects import openai, openapi
+from mooring.gateway.dialects.cluster import service_root
+from mooring.gateway.dialects.route import Route
+from mooring.gateway.routing import Service, not_ready
 
 if TYPE_CHECKING:
     from mooring.gateway.parts import Parts
     from mooring.gateway.snapshot import Table
+
+_HEALTHY = b'{"status":"ok"}'
 
 
 def no_snapshot() -> Unavailable:
@@ -37,37 +42,52 @@ def check_table(parts: Parts) -> None:
         )
 
 
-def answer(operation: str, target: bytes, key: KeyEntry | None, parts: Parts) -> bytes:
+def answer(route: Route, target: bytes, key: KeyEntry | None, parts: Parts) -> bytes:
     """Return the JSON body of a GET.
 
     Raises:
         Unavailable: no snapshot yet (/health says so with 503).
-        ModelNotFound: /v1/models/{id} of something this key may not call.
+        ModelNotFound: a model or service that this key may not call.
+        NotReady: the health of a service that can't be called; says why.
     """
     table = parts.table
-    if operation == "openapi":
+    if route.operation == "openapi":
         return openapi.document()
     if not table.loaded:
         raise no_snapshot()
-    if operation == "health":
-        return b'{"status":"ok"}'
+    if route.operation == "health":
+        return _HEALTHY
     assert key is not None
+    if route.address is not None:
+        return _service_page(route.operation, table.addressed_service(key, route.address))
     endpoints, services = table.callable_by(key)
     served = {endpoint.id: _served_by(endpoint, table) for endpoint in endpoints}
-    if operation == "model":
-        return openai.model_body(
-            _one_model(
-                unquote(target.partition(b"?")[0][len(openai.MODEL_PREFIX) :].decode("latin-1")),
-                endpoints,
-                services,
-                served,
-            )
-        )
-    return openai.models_body(endpoints, services, served)
+    if route.operation == "model":
+        name = unquote(target.partition(b"?")[0][len(openai.MODEL_PREFIX) :].decode("latin-1"))
+        return openai.model_body(_one_model(name, endpoints, services, served))
+    listed = [openai.endpoint_models(endpoint, served[endpoint.id]) for endpoint in endpoints]
+    listed += [openai.service_models(service, service.name) for service in services]
+    return openai.models_body([model for models in listed for model in models])
+
+
+def _service_page(operation: str, service: Service) -> bytes:
+    entry = service.entry
+    if operation == "service_models":
+        return openai.models_body(openai.service_models(entry, entry.served_model))
+    if operation == "service_openapi":
+        return openapi.service_document(entry, service_root(entry))
+    if not entry.enabled:
+        raise NotReady(f"The service {entry.name} is disabled.", next_step="Enable the service or use another one.")
+    if not service.available:
+        raise not_ready(entry)
+    return _HEALTHY
 
 
 def _served_by(endpoint: EndpointEntry, table: Table) -> ServiceEntry | None:
-    """Return the heaviest service behind an endpoint: its card describes the endpoint, with the smallest context."""
+    """Return the heaviest service behind an endpoint: its card describes the endpoint.
+
+    The context is the smallest of all, the adapters are those of any.
+    """
     found = [
         (target.weight, table.services[target.service].entry)
         for target in endpoint.targets
@@ -77,7 +97,8 @@ def _served_by(endpoint: EndpointEntry, table: Table) -> ServiceEntry | None:
         return None
     lengths = [entry.context_length for weight, entry in found if weight > 0 and entry.context_length]
     heaviest = max(found, key=lambda pair: pair[0])[1]
-    return msgspec.structs.replace(heaviest, context_length=min(lengths, default=0))
+    adapters = tuple(dict.fromkeys(adapter for _, entry in found for adapter in entry.adapters))
+    return msgspec.structs.replace(heaviest, context_length=min(lengths, default=0), adapters=adapters)
 
 
 def _one_model(
@@ -86,13 +107,30 @@ def _one_model(
     services: list[ServiceEntry],
     served: dict[str, ServiceEntry | None],
 ) -> dict[str, Any]:
+    models = _models_of(name, endpoints, services, served)
+    if models:
+        return models[0]
+    base, _, adapter = name.rpartition(":")
+    for model in _models_of(base, endpoints, services, served)[1:]:
+        if model["id"].endswith(f":{adapter}"):
+            return model
+    raise ModelNotFound(f"The model '{name[:100]}' does not exist, or this key may not use it.", param="model")
+
+
+def _models_of(
+    name: str,
+    endpoints: list[EndpointEntry],
+    services: list[ServiceEntry],
+    served: dict[str, ServiceEntry | None],
+) -> list[dict[str, Any]]:
+    """Return the model object of what `name` stands for and those of its adapters; nothing when it is unknown."""
     for endpoint in endpoints:
         if endpoint.id == name:
-            return openai.endpoint_model(endpoint, served[endpoint.id])
+            return openai.endpoint_models(endpoint, served[endpoint.id])
     for service in services:
-        if service.name == name or service.id == name:
-            return openai.service_model(service)
+        if name in (service.name, service.id):
+            return openai.service_models(service, service.name)
     for service in services:
         if service.served_model == name:
-            return {**openai.service_model(service), "id": name}
-    raise ModelNotFound(f"The model '{name[:100]}' does not exist, or this key may not use it.", param="model")
+            return openai.service_models(service, name)
+    return []

@@ -1,4 +1,4 @@
-"""The OpenAI dialect: paths, error bodies, the model list and the description of what is offered."""
+"""The OpenAI dialect: paths, error bodies, the model list."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import msgspec
 
 from mooring.core.errors import MooringError
 from mooring.core.snapshot import EndpointEntry, ServiceEntry
+from mooring.gateway.dialects.route import Address
 
-NAME = "openai"
+NAME: str = "openai"
 
-# path → operation; `chat`, `completion` and `embedding` are metered inference.
+# path → operation; the table in this package's __init__ finds the POST paths by one look
 POST_PATHS: dict[bytes, str] = {
     b"/v1/chat/completions": "chat",
     b"/v1/completions": "completion",
@@ -21,36 +22,23 @@ POST_PATHS: dict[bytes, str] = {
     b"/tokenize": "tokenize",
     b"/detokenize": "detokenize",
 }
-GET_PATHS: dict[bytes, str] = {
+_GET_PATHS: dict[bytes, str] = {
     b"/v1/models": "models",
     b"/health": "health",
     b"/openapi.json": "openapi",
 }
 MODEL_PREFIX = b"/v1/models/"
-# Whatever stands below these is ours; an unknown sub-path is a 404 of this dialect, never relayed.
-OWNED = (
-    b"/v1",
-    b"/api/v3",
-    b"/maas",
-    b"/api/v1/namespaces",
-    b"/health",
-    b"/tokenize",
-    b"/detokenize",
-    b"/openapi.json",
-)
-OPEN_OPERATIONS = frozenset({"health", "openapi"})
-
-# operation → path below the upstream's base, whether it stands beside /v1 there
-UPSTREAM_PATHS: dict[str, tuple[bytes, bool]] = {
-    "chat": (b"/chat/completions", False),
-    "completion": (b"/completions", False),
-    "embedding": (b"/embeddings", False),
-    "tokenize": (b"/tokenize", True),
-    "detokenize": (b"/detokenize", True),
-}
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _encode = msgspec.json.Encoder().encode
+
+
+def parse(path: bytes) -> tuple[str, Address | None] | None:
+    """Return the operation at a path; None where there is nothing. No path names a service here: `model` does."""
+    operation = POST_PATHS.get(path) or _GET_PATHS.get(path)
+    if operation is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
+        operation = "model"
+    return (operation, None) if operation is not None else None
 
 
 def error_object(error: MooringError) -> dict[str, Any]:
@@ -70,18 +58,19 @@ def error_event(error: MooringError) -> bytes:
     return b"data: %b\n\n" % error_body(error)
 
 
-def models_body(
-    endpoints: list[EndpointEntry], services: list[ServiceEntry], served: dict[str, ServiceEntry | None]
-) -> bytes:
-    """Return the list of `GET /v1/models`. `served` maps an endpoint id to one of its services."""
-    data = [endpoint_model(endpoint, served.get(endpoint.id)) for endpoint in endpoints]
-    data += [service_model(service) for service in services]
-    return _encode({"object": "list", "data": data})
+def models_body(models: list[dict[str, Any]]) -> bytes:
+    """Return the list of `GET /v1/models`."""
+    return _encode({"object": "list", "data": models})
 
 
-def endpoint_model(endpoint: EndpointEntry, service: ServiceEntry | None) -> dict[str, Any]:
-    """Return the model object of an endpoint; `service` describes it."""
-    return {
+def model_body(model: dict[str, Any]) -> bytes:
+    """Return the answer of `GET /v1/models/{id}`."""
+    return _encode(model)
+
+
+def endpoint_models(endpoint: EndpointEntry, service: ServiceEntry | None) -> list[dict[str, Any]]:
+    """Return the model object of an endpoint, then those of its adapters; `service` describes them."""
+    base = {
         "id": endpoint.id,
         "object": "model",
         "created": endpoint.created,
@@ -90,12 +79,13 @@ def endpoint_model(endpoint: EndpointEntry, service: ServiceEntry | None) -> dic
         "description": endpoint.description or (service.description if service is not None else ""),
         **_card(service),
     }
+    return _with_adapters(base, service.adapters if service is not None else ())
 
 
-def service_model(service: ServiceEntry) -> dict[str, Any]:
-    """Return the model object of a service that may be addressed directly."""
-    return {
-        "id": service.name,
+def service_models(service: ServiceEntry, name: str) -> list[dict[str, Any]]:
+    """Return the model object of a service under the id `name`, then those of its adapters."""
+    base = {
+        "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": service.project,
@@ -103,20 +93,22 @@ def service_model(service: ServiceEntry) -> dict[str, Any]:
         "description": service.description,
         **_card(service),
     }
+    return _with_adapters(base, service.adapters)
+
+
+def _with_adapters(base: dict[str, Any], adapters: tuple[str, ...]) -> list[dict[str, Any]]:
+    name = base["id"]
+    return [base, *({**base, "id": f"{name}:{adapter}", "parent": name} for adapter in adapters)]
 
 
 def _card(service: ServiceEntry | None) -> dict[str, Any]:
     if service is None:
-        return {"root": None, "max_model_len": None, "types": [], "chip": None, "state": "stopped"}
+        return {"root": None, "parent": None, "max_model_len": None, "types": [], "chip": None, "state": "stopped"}
     return {
         "root": service.served_model,
+        "parent": None,
         "max_model_len": service.context_length or None,
         "types": list(service.types),
         "chip": service.chip,
         "state": service.state,
     }
-
-
-def model_body(model: dict[str, Any]) -> bytes:
-    """Return the answer of `GET /v1/models/{id}`."""
-    return _encode(model)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the gateway's own paths."""
+"""The OpenAPI 3.1 documents: of the gateway's own paths, and of one service's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from mooring import __version__
+from mooring.core.snapshot import ServiceEntry
+from mooring.gateway.dialects.operations import METERED, STREAMED
 
 _BODIES: dict[str, dict[str, Any]] = {
     "chat": {
@@ -41,7 +43,13 @@ _POSTS = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }
-_STREAMED = frozenset({"chat", "completion"})
+_SERVICE_POSTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embedding",
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
+}
 
 
 @cache
@@ -57,10 +65,34 @@ def document() -> bytes:
     }
     paths["/health"] = {"get": {**_get("health", "Tell whether this gateway has its table"), "security": []}}
     paths["/openapi.json"] = {"get": {**_get("openapi", "This document"), "security": []}}
+    return _document({"title": "Mooring gateway", "version": __version__}, paths)
+
+
+def service_document(entry: ServiceEntry, root: str) -> bytes:
+    """Return the document of one service whose paths stand below `root`: what its types offer, nothing else."""
+    offered = METERED.intersection(entry.types)
+    paths: dict[str, Any] = {
+        path: {"post": _post(path, operation, addressed=True)}
+        for path, operation in _SERVICE_POSTS.items()
+        if operation in offered or (offered and operation not in METERED)
+    }
+    paths["/v1/models"] = {"get": _get("models", "This model and its adapters")}
+    paths["/health"] = {"get": _get("health", "Tell whether this service can be called")}
+    paths["/openapi.json"] = {"get": _get("openapi", "This document")}
+    context = f"{entry.context_length} tokens" if entry.context_length else "unknown"
+    facts = f"Model: {entry.served_model}. Context length: {context}."
+    if entry.adapters:
+        facts += f" Adapters, asked for as `model:adapter`: {', '.join(entry.adapters)}."
+    about = {"title": entry.name, "version": __version__, "description": f"{entry.description}\n\n{facts}".strip()}
+    return _document(about, paths, servers=[{"url": root}])
+
+
+def _document(about: dict[str, Any], paths: dict[str, Any], **more: Any) -> bytes:
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
-            "info": {"title": "Mooring gateway", "version": __version__},
+            "info": about,
+            **more,
             "paths": paths,
             "components": {
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -101,22 +133,21 @@ def _get(name: str, summary: str) -> dict[str, Any]:
     return {"operationId": name, "summary": summary, "responses": _answers(False)}
 
 
-def _post(path: str, operation: str) -> dict[str, Any]:
+def _post(path: str, operation: str, *, addressed: bool = False) -> dict[str, Any]:
+    """Describe a POST; `addressed`: the path names the service, so that `model` may be missing."""
     body = _BODIES[operation]
+    model = "Ignored: the path names the service" if addressed else "Endpoint id, service name or model name"
     schema: dict[str, Any] = {
         "type": "object",
-        "required": body["required"],
-        "properties": {
-            "model": {"type": "string", "description": "Endpoint id, service name or model name"},
-            **body["properties"],
-        },
+        "required": [name for name in body["required"] if not (addressed and name == "model")],
+        "properties": {"model": {"type": "string", "description": model}, **body["properties"]},
         "additionalProperties": True,
     }
-    if operation in _STREAMED:
+    if operation in STREAMED:
         schema["properties"]["stream"] = {"type": "boolean"}
     return {
-        "operationId": operation if path.startswith("/v1") else f"{operation}_root",
+        "operationId": operation if addressed or path.startswith("/v1") else f"{operation}_root",
         "summary": _SUMMARIES[operation],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": _answers(operation in _STREAMED),
+        "responses": _answers(operation in STREAMED),
     }

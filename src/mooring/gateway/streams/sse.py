@@ -7,16 +7,15 @@ that our `include_usage` caused is taken out again unless the caller asked for i
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
-from mooring.gateway.quirks import llamacpp
 from mooring.gateway.streams.usage import Usage
 
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _MAX_HELD = 1 << 20  # an event longer than this passes in pieces, unread
-_DONE = b"data: [DONE]"
+DONE = b"data: [DONE]"
 
 
 class _Chunk(msgspec.Struct):
@@ -25,7 +24,6 @@ class _Chunk(msgspec.Struct):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 class EventRelay:
@@ -48,7 +46,7 @@ class EventRelay:
         if data[-2:] != b"\n\n" and not data.endswith(b"\r\n\r\n"):
             data = self._hold_tail(data)
         if b'"usage"' in data:
-            data = self._read_usage(data)
+            data = map_events(data, b'"usage"', self._usage_event)
         self.events += data.count(b"data:")
         self._last_out = data
         return data
@@ -56,13 +54,13 @@ class EventRelay:
     @property
     def finished(self) -> bool:
         """Whether the stream's own end, `[DONE]`, has left: what breaks afterwards is no loss."""
-        return _DONE in self._last_out
+        return DONE in self._last_out
 
     def end(self) -> bytes:
         """Return what is left when the upstream has ended."""
         data, self._held = self._held, b""
         if b'"usage"' in data:
-            data = self._read_usage(data + b"\n\n")
+            data = map_events(data + b"\n\n", b'"usage"', self._usage_event)
         return data
 
     def _hold_tail(self, data: bytes) -> bytes:
@@ -75,18 +73,6 @@ class EventRelay:
         self._held = data[cut:]
         return data[:cut]
 
-    def _read_usage(self, data: bytes) -> bytes:
-        out: list[bytes] = []
-        start = 0
-        for match in _EVENT_END.finditer(data):
-            event = data[start : match.end()]
-            start = match.end()
-            if b'"usage"' in event:
-                event = self._usage_event(event)
-            out.append(event)
-        out.append(data[start:])
-        return b"".join(out)
-
     def _usage_event(self, event: bytes) -> bytes:
         """Read one event that mentions usage; return it, or nothing when only our question caused it."""
         chunk = _read_chunk(event)
@@ -98,72 +84,16 @@ class EventRelay:
         return event
 
 
-class LlamaCppRelay(EventRelay):
-    """llama.cpp's streams: usage of every choice summed, moved out of choices chunks, sent once before [DONE]."""
-
-    __slots__ = ("_choices_per_prompt", "_completion", "_counted", "_last")
-
-    def __init__(self, wants_usage: bool, *, completion: bool, choices_per_prompt: int) -> None:
-        super().__init__(wants_usage)
-        self._completion = completion
-        self._choices_per_prompt = choices_per_prompt
-        self._counted: set[int] = set()  # prompts whose tokens are in the sum
-        self._last: dict[str, Any] | None = None
-
-    def feed(self, data: bytes) -> bytes:
-        data = super().feed(data)
-        if self._completion:
-            data = llamacpp.completion_id(data)
-        if self._wants_usage and self._last is not None and _DONE in data:
-            at = data.rindex(_DONE)
-            data = b"%b%b%b" % (data[:at], self._usage_chunk(), data[at:])
-        return data
-
-    def _usage_event(self, event: bytes) -> bytes:
-        payload = event.partition(b"data:")[2].strip()
-        try:
-            chunk: dict[str, Any] = _decode_any(payload)
-            usage: Usage = msgspec.convert(chunk["usage"], Usage)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
-            return event
-        self._add(usage, chunk)
-        del chunk["usage"]
-        if not chunk.get("choices"):
-            self._last = chunk
-            return b""
-        self._last = {name: value for name, value in chunk.items() if name != "choices"}
-        return b"data: %b\n\n" % msgspec.json.encode(chunk)
-
-    def _add(self, usage: Usage, chunk: dict[str, Any]) -> None:
-        """Sum completion tokens over the choices; a prompt counts once however many choices it has."""
-        choices = chunk.get("choices")
-        prompt = choices[0]["index"] // self._choices_per_prompt if choices else 0
-        total = self.usage
-        if total is None:
-            self.usage = usage
-        else:
-            total.completion_tokens = (total.completion_tokens or 0) + (usage.completion_tokens or 0)
-            if prompt not in self._counted:
-                total.prompt_tokens = (total.prompt_tokens or 0) + (usage.prompt_tokens or 0)
-        self._counted.add(prompt)
-
-    def _usage_chunk(self) -> bytes:
-        usage = self.usage
-        assert usage is not None
-        assert self._last is not None
-        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        chunk: dict[str, Any] = {
-            **self._last,
-            "choices": [],
-            "usage": {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "total_tokens": prompt + completion,
-                "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-            },
-        }
-        self._last = None
-        return llamacpp.completion_id(b"data: %b\n\n" % msgspec.json.encode(chunk))
+def map_events(data: bytes, mark: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return whole events with `change` applied to those that hold `mark`."""
+    out: list[bytes] = []
+    start = 0
+    for match in _EVENT_END.finditer(data):
+        event = data[start : match.end()]
+        start = match.end()
+        out.append(change(event) if mark in event else event)
+    out.append(data[start:])
+    return b"".join(out)
 
 
 def _read_chunk(event: bytes) -> _Chunk | None:

@@ -1,55 +1,37 @@
 """llama.cpp's differences made good: what it would let pass, what it calls otherwise, what it counts wrongly."""
 
+from __future__ import annotations
+
 import json
 
 import msgspec
 import pytest
 
-from mooring.core.errors import Invalid
-from mooring.core.snapshot import decode_service
-from mooring.gateway.http1.body import splice
-from mooring.gateway.quirks import llamacpp
-from mooring.testing.gateway import service_row
+from mooring.core.errors import Invalid, ModelNotFound
+from mooring.gateway.quirks import llamacpp_choices, llamacpp_tokens
 
-ENTRY = decode_service(service_row([], engine="llamacpp", external=False).data or b"")
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "m", "prompt": "hi"}
 EMBEDDING = {"model": "m", "input": "hi"}
 
 
-def check(operation: str, body: dict) -> bool:
-    return llamacpp.check_request(operation, json.dumps(body).encode(), ENTRY, [])
-
-
 @pytest.mark.parametrize(
     ("operation", "body", "param"),
     [
-        ("chat", {**CHAT, "temperature": -1}, "temperature"),
-        ("chat", {**CHAT, "temperature": "hot"}, "temperature"),
-        ("chat", {**CHAT, "top_p": 5}, "top_p"),
-        ("chat", {**CHAT, "top_p": 0}, "top_p"),
-        ("chat", {**CHAT, "max_tokens": 0}, "max_tokens"),
-        ("chat", {**CHAT, "max_tokens": 1.5}, "max_tokens"),
-        ("chat", {**CHAT, "max_completion_tokens": -5}, "max_completion_tokens"),
-        ("chat", {**CHAT, "n": 0}, "n"),
-        ("chat", {**CHAT, "n": 129}, "n"),
         ("chat", {**CHAT, "use_beam_search": True}, "use_beam_search"),
         ("chat", {**CHAT, "best_of": 2}, "best_of"),
         ("chat", {**CHAT, "length_penalty": 1.5}, "length_penalty"),
-        ("chat", {**CHAT, "stream_options": {}}, "stream_options"),
-        ("chat", {"model": "m"}, "messages"),
-        ("chat", {"model": "m", "messages": []}, "messages"),
-        ("chat", {"model": "m", "messages": "hi"}, "messages"),
-        ("completion", {"model": "m"}, "prompt"),
-        ("completion", {"model": "m", "prompt": []}, "prompt"),
-        ("completion", {"model": "m", "prompt": ["a"] * 100, "n": 100}, "n"),
-        ("embedding", {"model": "m", "input": None}, "input"),
+        ("chat", {**CHAT, "id_slot": 0}, "id_slot"),
+        ("chat", {**CHAT, "tools": [{"function": {}}]}, "tools"),
+        ("chat", {**CHAT, "lora": [{"id": 0, "scale": 1}]}, "lora"),
+        ("completion", {**COMPLETION, "lora": []}, "lora"),
         ("embedding", {**EMBEDDING, "dimensions": 8}, "dimensions"),
+        ("embedding", {**EMBEDDING, "model": "m:sql"}, "model"),
     ],
 )
-def test_what_it_would_let_pass_is_refused_by_name(operation, body, param):
+def test_what_this_engine_has_not_is_refused_by_name(admitted, operation, body, param):
     with pytest.raises(Invalid) as caught:
-        check(operation, body)
+        admitted("llamacpp", operation, body, adapters=("sql",))
     assert caught.value.param == param
 
 
@@ -69,27 +51,59 @@ def test_what_it_would_let_pass_is_refused_by_name(operation, body, param):
         ("embedding", {"model": "m", "input": ["a", "b"]}, False),
     ],
 )
-def test_several_choices_are_recognised(operation, body, several):
-    assert check(operation, body) is several
+def test_several_choices_take_several_calls(admitted, operation, body, several):
+    ticket, _ = admitted("llamacpp", operation, body)
+    assert (ticket.steps is not None) is several
+    assert ticket.choices_per_prompt == (body.get("n") or 1)
 
 
-def test_repetition_penalty_gets_its_name_here():
-    body = json.dumps({**CHAT, "repetition_penalty": 1.1}).encode()
-    edits: list = []
-    llamacpp.check_request("chat", body, ENTRY, edits)
-    assert json.loads(b"".join(splice(body, edits))) == {**CHAT, "repeat_penalty": 1.1}
+def test_repetition_penalty_gets_its_name_here(admitted):
+    _, sent = admitted("llamacpp", "chat", {**CHAT, "repetition_penalty": 1.1})
+    assert sent == {**CHAT, "model": "up", "repeat_penalty": 1.1}
+
+
+@pytest.mark.parametrize("null", [{}, {"lora": None}])
+@pytest.mark.parametrize(("adapter", "number"), [("sql", 0), ("pirate", 1)])
+def test_an_adapter_is_asked_for_by_its_number_and_the_base_by_its_name(admitted, adapter, number, null):
+    ticket, sent = admitted("llamacpp", "chat", {**CHAT, **null, "model": f"m:{adapter}"}, adapters=("sql", "pirate"))
+    assert sent == {**CHAT, "model": "up", "lora": [{"id": number, "scale": 1}]}
+    assert ticket.target.endpoint_id == ""
+
+
+def test_who_names_no_adapter_gets_none(admitted):
+    _, sent = admitted("llamacpp", "chat", CHAT, adapters=("sql",))
+    assert "lora" not in sent
+
+
+def test_an_unknown_adapter_is_told_which_there_are(admitted):
+    with pytest.raises(ModelNotFound, match="sql, pirate"):
+        admitted("llamacpp", "chat", {**CHAT, "model": "m:nope"}, adapters=("sql", "pirate"))
+    with pytest.raises(ModelNotFound, match="no adapters"):
+        admitted("llamacpp", "chat", {**CHAT, "model": "m:nope"})
+
+
+def test_every_choice_is_made_with_the_adapter(admitted):
+    ticket, _ = admitted("llamacpp", "chat", {**CHAT, "n": 2, "model": "m:sql"}, adapters=("sql",))
+    for one in llamacpp_choices.split_request(b"".join(ticket.body)):
+        assert json.loads(one)["lora"] == [{"id": 0, "scale": 1}]
+
+
+def test_reasoning_in_messages_gets_the_name_that_is_read_here(admitted):
+    messages = [*CHAT["messages"], {"role": "assistant", "content": "a", "reasoning": "b"}, *CHAT["messages"]]
+    _, sent = admitted("llamacpp", "chat", {**CHAT, "messages": messages})
+    assert sent["messages"][1]["reasoning_content"] == "b"
 
 
 def test_a_request_is_split_into_one_call_per_choice_with_seeds_of_their_own():
     body = json.dumps({"model": "m", "prompt": ["a", "b"], "n": 2, "seed": 7, "temperature": 0.10}).encode()
-    calls = [json.loads(one) for one in llamacpp.split_request(body)]
+    calls = [json.loads(one) for one in llamacpp_choices.split_request(body)]
     assert [(call["prompt"], call["seed"]) for call in calls] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
     assert all("n" not in call and call["temperature"] == 0.1 for call in calls)
 
 
 def test_token_prompts_stay_whole_when_split():
     body = json.dumps({"model": "m", "prompt": [1, 2], "n": 2}).encode()
-    assert [json.loads(one)["prompt"] for one in llamacpp.split_request(body)] == [[1, 2], [1, 2]]
+    assert [json.loads(one)["prompt"] for one in llamacpp_choices.split_request(body)] == [[1, 2], [1, 2]]
 
 
 def test_answers_are_joined_with_exact_usage():
@@ -97,7 +111,7 @@ def test_answers_are_joined_with_exact_usage():
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         return msgspec.json.encode({"id": "x", "choices": [{"index": 0, "text": text}], "usage": usage})
 
-    joined = json.loads(llamacpp.join_answers([answer("a", 3, 1), answer("b", 3, 2), answer("c", 5, 4)], 2))
+    joined = json.loads(llamacpp_choices.join_answers([answer("a", 3, 1), answer("b", 3, 2), answer("c", 5, 4)], 2))
     assert [(choice["index"], choice["text"]) for choice in joined["choices"]] == [(0, "a"), (1, "b"), (2, "c")]
     assert joined["usage"] == {"prompt_tokens": 8, "completion_tokens": 7, "total_tokens": 15}
 
@@ -105,21 +119,21 @@ def test_answers_are_joined_with_exact_usage():
 @pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": []}, {"prompt": 3}, {"messages": "a"}])
 def test_a_tokenize_body_needs_a_prompt_or_messages(body):
     with pytest.raises(Invalid):
-        llamacpp.read_tokenize(json.dumps(body).encode())
+        llamacpp_tokens.read_tokenize(json.dumps(body).encode())
 
 
 def test_tokenize_answers_as_vllm_does():
     answer = json.dumps({"tokens": [{"id": 5, "piece": "a"}, {"id": 6, "piece": [0xE4, 0xBD]}]}).encode()
-    assert json.loads(llamacpp.tokenize_answer(answer, 2048, True)) == {
+    assert json.loads(llamacpp_tokens.tokenize_answer(answer, 2048, True)) == {
         "count": 2,
         "max_model_len": 2048,
         "tokens": [5, 6],
         "token_strs": ["a", "\ufffd"],
     }
-    assert json.loads(llamacpp.tokenize_answer(answer, 2048, False))["token_strs"] is None
+    assert json.loads(llamacpp_tokens.tokenize_answer(answer, 2048, False))["token_strs"] is None
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"tokens":["a"]}', b'{"tokens":3}'])
 def test_a_detokenize_body_needs_tokens(body):
     with pytest.raises(Invalid):
-        llamacpp.detokenize_body(body)
+        llamacpp_tokens.detokenize_body(body)
