@@ -25,6 +25,7 @@ class Replica:
     address: str = ""
     engine_key: str = ""
     served_model: str = ""
+    adapters: tuple[str, ...] = ()  # in the order in which its engine was given them
     slots: int = 0
     context_length: int = 0  # tokens per request
     pid: int | None = None
@@ -131,6 +132,7 @@ class ObservedReplica:
     served_model: str
     slots: int
     engine: str = "llamacpp"  # registry name; replicas of version 0.1 did not write it down
+    adapters: tuple[str, ...] = ()
     reserved: Reserved = NOTHING_RESERVED
     gpus: tuple[int, ...] = ()  # indexes
 

@@ -60,6 +60,7 @@ class ReplicaEntry(msgspec.Struct, array_like=True, frozen=True):
     key: str | None  # bearer the engine wants
     ready: bool
     slots: int = 0  # requests it runs at once; 0 = unknown
+    adapters: tuple[str, ...] = ()  # in the order in which its engine was given them
 
 
 class ServiceEntry(msgspec.Struct, array_like=True, frozen=True):

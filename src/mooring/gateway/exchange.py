@@ -139,7 +139,8 @@ class Exchange:
     def _route(self, *, waited: bool = False) -> None:
         ticket = self._ticket
         try:
-            replica = choose_replica(ticket.service, self._tried, self._parts.timers.now)
+            passed = self._tried if not ticket.target.adapter else {*self._tried, *ticket.service.unlike}
+            replica = choose_replica(ticket.service, passed, self._parts.timers.now)
             if replica.entry.slots and self._must_wait(replica, waited):
                 return
         except MooringError as error:

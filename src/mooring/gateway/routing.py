@@ -54,11 +54,13 @@ class Replica:
 class Service:
     """A service of the snapshot with its live replicas."""
 
-    __slots__ = ("entry", "quirks", "replicas", "served_model_json")
+    __slots__ = ("entry", "quirks", "replicas", "served_model_json", "unlike")
 
     def __init__(self, entry: ServiceEntry, replicas: list[Replica]) -> None:
         self.entry = entry
         self.replicas = replicas
+        # Replicas of another version may know other adapters, or by other numbers.
+        self.unlike = frozenset(one.entry.id for one in replicas if one.entry.adapters != entry.adapters)
         self.quirks = quirks_of(entry.engine)  # what its engine does differently; None: nothing
         self.served_model_json = msgspec.json.encode(entry.served_model)  # what goes into the body's `model`
 

@@ -38,6 +38,7 @@ _MAX_PIPELINED_BYTES = 65536
 _LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the refusal reaches its sender
 _MAX_RELAYED_BYTES = 8 << 20  # what the management API takes
 _QUIET_S = 1.0  # how long a draining worker keeps an idle connection open
+_ENDLESS_S = 2.0  # how long it keeps a relayed answer that has no end of its own
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close with RST
 _NEVER = float("inf")
 
@@ -509,12 +510,15 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
-    def drain(self, now: float) -> None:
+    def drain(self, now: float, drained_s: float) -> None:
         """Close once quiet for a moment (`now`: monotonic seconds); a request that comes meanwhile is answered.
 
         An idle connection is not closed at once: its caller's next request may be under way already, and the last
-        answer did not say that it was the last.
+        answer did not say that it was the last. Answers are waited for, but not those that never end.
         """
+        if drained_s > _ENDLESS_S and self._tunnel is not None and self._tunnel.endless:
+            self._abort()
+            return
         if self._busy or self._current is not None or self._request is not None or self._lingering:
             return
         self.deadline = min(self.deadline, now + _QUIET_S)

@@ -103,6 +103,11 @@ class Tunnel(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self.opaque = False
 
+    @property
+    def endless(self) -> bool:
+        """True for what may go on as long as somebody listens: a followed log, a WebSocket."""
+        return self.opaque or (self._head_sent and self._length < 0)
+
     def begin(self) -> None:
         """Dial control."""
         self._task = self._parts.loop.create_task(self._dial())

@@ -139,11 +139,12 @@ async def _drain(parts: Parts, server: asyncio.Server) -> None:
     """Stop accepting, close what is idle, let running answers end within drain_s, then cut them."""
     parts.draining = True
     server.close()
-    end = time.monotonic() + parts.settings.drain_s
+    begun = time.monotonic()
+    end = begun + parts.settings.drain_s
     while parts.connections and time.monotonic() < end:
         now = time.monotonic()
         for connection in list(parts.connections):
-            connection.drain(now)
+            connection.drain(now, now - begun)
         await asyncio.sleep(0.05)
     for connection in list(parts.connections):
         if connection.transport is not None:

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ class LocalPlacement:
         service_id: str,
         spec_version: int,
         engine: str = "llamacpp",
+        adapters: Sequence[str] = (),
         reserved: Reserved = NOTHING_RESERVED,
     ) -> None:
         """Start a replica; return when its shim has spawned the engine, which may then still load for long.
@@ -122,6 +123,7 @@ class LocalPlacement:
             "service_id": service_id,
             "spec_version": spec_version,
             "engine": engine,
+            "adapters": list(adapters),
             "argv": list(plan.argv),
             "env": plan.env,
             "address": plan.address,
@@ -178,6 +180,7 @@ class LocalPlacement:
             served_model=str(plan.get("served_model", "")),
             slots=int(plan.get("slots", 0)),
             engine=str(plan.get("engine", "llamacpp")),
+            adapters=tuple(plan.get("adapters", ())),
             reserved=Reserved(**plan.get("reserved", {})),
             gpus=tuple(plan.get("gpus", ())),
         )

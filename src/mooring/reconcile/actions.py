@@ -86,6 +86,7 @@ class Actor:
                 service_id=launch.service_id,
                 spec_version=launch.spec_version,
                 engine=launch.engine,
+                adapters=[adapter.name for adapter in launch.request.adapters],
                 reserved=launch.reserved,
             )
         except Invalid as error:

@@ -207,6 +207,7 @@ class _Draft:
             address=observed.address,
             engine_key=observed.key,
             served_model=observed.served_model,
+            adapters=observed.adapters,
             slots=replica.slots or observed.slots,
             pid=observed.pid,
             next_start_at=None,

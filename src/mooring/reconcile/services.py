@@ -429,7 +429,9 @@ def _matters_to_gateways(entry: Found) -> bool:
 
 def _served(replicas: Iterable[Replica]) -> list[tuple[object, ...]]:
     return sorted(
-        (row.id, row.address, row.engine_key, row.slots, row.context_length) for row in replicas if row.state == "ready"
+        (row.id, row.address, row.engine_key, row.slots, row.context_length, row.adapters)
+        for row in replicas
+        if row.state == "ready"
     )
 
 

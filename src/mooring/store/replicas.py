@@ -67,11 +67,11 @@ def _noun(row: sa.Row[Any]) -> Replica:
     for name in _TIMES:
         if values[name] is not None:
             values[name] = values[name].timestamp()
-    return Replica(**values)
+    return Replica(**{**values, "adapters": tuple(values["adapters"])})
 
 
 def _values(replica: Replica) -> dict[str, Any]:
-    values = asdict(replica)
+    values: dict[str, Any] = asdict(replica)
     for name in _TIMES:
         if values[name] is not None:
             values[name] = datetime.fromtimestamp(values[name], UTC)

@@ -162,14 +162,22 @@ def _external_entry(service: ExternalService, key: str | None) -> snapshot.Servi
 
 def _deployed_entry(service: ModelService, running: Sequence[Any]) -> snapshot.ServiceEntry:
     places = tuple(
-        ReplicaEntry(row.id, row.address, row.engine_key or None, ready=True, slots=row.slots) for row in running
+        ReplicaEntry(row.id, row.address, row.engine_key or None, True, row.slots, tuple(row.adapters))
+        for row in running
     )
     known = [row.context_length for row in running if row.context_length]
-    return _entry(service, service.status.served_model, places, min(known, default=0))
+    # While a roll-out goes on, old and new replicas may have other adapters: what is offered is what the new have.
+    newest = max(running, key=lambda row: row.spec_version, default=None)
+    adapters = tuple(newest.adapters) if newest is not None else tuple(service.status.adapters)
+    return _entry(service, service.status.served_model, places, min(known, default=0), adapters)
 
 
 def _entry(
-    service: AnyService, model: str, places: tuple[ReplicaEntry, ...], context_length: int
+    service: AnyService,
+    model: str,
+    places: tuple[ReplicaEntry, ...],
+    context_length: int,
+    adapters: tuple[str, ...] = (),
 ) -> snapshot.ServiceEntry:
     created = service.metadata.created_at
     return snapshot.ServiceEntry(
@@ -190,7 +198,7 @@ def _entry(
         limits=service.spec.limits.entry(),
         description=service.spec.description,
         created=int(created.timestamp()) if created else 0,
-        adapters=tuple(service.status.adapters),
+        adapters=adapters,
     )
 
 

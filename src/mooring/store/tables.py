@@ -124,6 +124,7 @@ replicas = sa.Table(
     _text("address"),
     _text("engine_key"),
     _text("served_model"),
+    _json("adapters"),  # names, in the order in which its engine was given them
     sa.Column("slots", sa.Integer, nullable=False, default=0),
     sa.Column("context_length", sa.Integer, nullable=False, default=0),
     _text("recipe"),  # digest of the part of the spec that the process was started from

@@ -235,7 +235,7 @@ class Stage:
         services.pop(self.entry.id, None)
         if ready:
             for replica, one in zip(self.replicas, ready, strict=True):
-                replica.entry = msgspec.structs.replace(replica.entry, ready=one)
+                replica.entry = msgspec.structs.replace(replica.entry, ready=one, adapters=self.entry.adapters)
             self.service = services[self.entry.id] = Service(self.entry, list(self.replicas))
         self.parts.waiting.release_all()
 

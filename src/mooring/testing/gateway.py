@@ -53,6 +53,7 @@ def key_row(key: str = KEY, **fields: Any) -> Row:
 def service_row(address: str | Iterable[str], **fields: Any) -> Row:
     """Return the row of a healthy service with one ready replica per address."""
     addresses = [address] if isinstance(address, str) else list(address)
+    adapters = fields.get("adapters", ())
     entry = ServiceEntry(
         **{
             "id": "svc-1",
@@ -67,7 +68,9 @@ def service_row(address: str | Iterable[str], **fields: Any) -> Row:
             "reason": "",
             "enabled": True,
             "direct_access": True,
-            "replicas": tuple(ReplicaEntry(f"rep-{n}", one, None, True) for n, one in enumerate(addresses)),
+            "replicas": tuple(
+                ReplicaEntry(f"rep-{n}", one, None, True, 0, adapters) for n, one in enumerate(addresses)
+            ),
             "context_length": 2048,
             "limits": NO_LIMITS,
             **fields,

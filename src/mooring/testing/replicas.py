@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class FakeProcess:
     in_flight: int | None = 0
     engine: str = "llamacpp"
     reserved: Reserved = NOTHING_RESERVED
+    adapters: tuple[str, ...] = ()
 
 
 class FakePlacement:
@@ -67,6 +68,7 @@ class FakePlacement:
         service_id: str,
         spec_version: int,
         engine: str = "llamacpp",
+        adapters: Sequence[str] = (),
         reserved: Reserved = NOTHING_RESERVED,
     ) -> None:
         """Begin a process."""
@@ -75,7 +77,7 @@ class FakePlacement:
         self._next_pid += 1
         self.starts.append(place.replica_id)
         self.processes[place.replica_id] = FakeProcess(
-            place, service_id, spec_version, self._next_pid, engine=engine, reserved=reserved
+            place, service_id, spec_version, self._next_pid, engine=engine, reserved=reserved, adapters=tuple(adapters)
         )
 
     async def stop(self, replica_id: str, grace_s: float = 5.0) -> None:
@@ -102,6 +104,7 @@ class FakePlacement:
                 slots=4,
                 engine=process.engine,
                 reserved=process.reserved,
+                adapters=process.adapters,
             )
             for replica_id, process in self.processes.items()
         ]

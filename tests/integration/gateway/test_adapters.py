@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mooring.core.snapshot import TargetEntry
+from mooring.core.snapshot import ReplicaEntry, TargetEntry
 from mooring.testing.gateway import endpoint_row, key_row, service_row
 from mooring.testing.raw_client import CHAT
 from mooring.testing.upstream import ScriptedUpstream
@@ -77,3 +77,19 @@ async def test_models_are_listed_with_their_adapters(client, gateway):
         assert (answer.status, answer.json["id"]) == (200, name)
     for name in ("ep-1:nope", ":sql", "nope:sql"):
         assert (await client.ask(None, f"/v1/models/{name}", method="GET")).status == 404
+
+
+async def test_replicas_of_another_version_never_get_a_call_for_an_adapter(client, gateway, upstream):
+    """While a roll-out changes the adapters, the old replicas may know another one by the same number."""
+    other = ScriptedUpstream()
+    await other.start()
+    old = ReplicaEntry("rep-old", other.address, None, True, 0, ("pirate", "sql"))
+    new = ReplicaEntry("rep-new", upstream.address, None, True, 0, ("sql", "pirate"))
+    gateway.rows(service_row([], served_model="tiny", replicas=(old, new), **DEPLOYED))
+    for _ in range(10):
+        assert (await client.ask({**CHAT, "model": "ep-1:sql"})).status == 200
+    assert (len(upstream.received), len(other.received)) == (10, 0)
+    for _ in range(20):
+        assert (await client.ask({**CHAT, "model": "ep-1"})).status == 200
+    assert other.received, "what asks for no adapter goes to all"
+    await other.stop()

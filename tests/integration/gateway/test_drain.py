@@ -205,6 +205,25 @@ async def test_a_relayed_answer_that_runs_ends_whole(dial, gateway):
     await control.stop()
 
 
+async def test_a_relayed_answer_without_an_end_does_not_hold_the_drain(dial, gateway, monkeypatch):
+    """A followed log goes on as long as somebody listens; its reader asks again."""
+    monkeypatch.setattr("mooring.gateway.server._ENDLESS_S", 0.1)
+    control = FakePublicSocket(Path(gateway.parts.public_socket))
+    await control.start()
+
+    async def script(relayed):
+        await relayed.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+        await asyncio.Event().wait()
+
+    control.script = script
+    client = await dial(gateway.port)
+    await client.send(request(None, "/manage/v1/x", method="GET"))
+    await soon(client.read_head())
+    await soon(draining(gateway))
+    assert gateway.parts.connections == set()
+    await control.stop()
+
+
 # --- the real process
 
 

@@ -51,6 +51,7 @@ class Checked(msgspec.Struct):
     prompt: msgspec.Raw = ABSENT
     input: msgspec.Raw = ABSENT
     lora: msgspec.Raw = ABSENT
+    cache_prompt: msgspec.Raw = ABSENT
     priority: msgspec.Raw = ABSENT
     cache_salt: msgspec.Raw = ABSENT
 

@@ -48,6 +48,8 @@ def fit(ticket: Ticket, body: bytes, edits: list[Edit]) -> bytes:
     if isinstance(read, CheckedChat):
         map_thinking(body, read, edits)
         reasoning.name_in_messages(body, "reasoning_content", edits)
+    if ticket.service.entry.adapters:
+        _keep_adapters_apart(body, read, edits)
     if ticket.target.adapter:
         _ask_for_adapter(ticket, body, read, edits)
     if count_choices(read) > 1 and operation != "embedding":
@@ -87,6 +89,12 @@ def _check_shared(read: Checked) -> None:
             param="lora",
             next_step="Leave it out and ask for '<model>:<adapter>' in 'model'; GET /v1/models lists them.",
         )
+
+
+def _keep_adapters_apart(body: bytes, read: Checked, edits: list[Edit]) -> None:
+    """Let nobody switch the prompt cache on again: the engine would reuse what it computed with another adapter."""
+    if bytes(read.cache_prompt) not in (b"", b"null", b"false"):
+        edits += replace_value(body, "cache_prompt", bytes(read.cache_prompt), b"false")
 
 
 def _ask_for_adapter(ticket: Ticket, body: bytes, read: Checked, edits: list[Edit]) -> None:

@@ -18,6 +18,7 @@ def upgrade() -> None:
     op.add_column("services", sa.Column("engine", sa.Text, nullable=False, server_default=""))
     op.add_column("services", sa.Column("types", sa.JSON, nullable=False, server_default="[]"))
     op.add_column("services", sa.Column("good", sa.JSON, nullable=False, server_default="{}"))
+    op.add_column("replicas", sa.Column("adapters", sa.JSON, nullable=False, server_default="[]"))
     _forget_old_defaults(op.get_bind())
 
 
