@@ -144,7 +144,11 @@ Commands that talk to a platform find its URL and key in this order: `--url` and
 `MOORING_API_KEY`; `admin.json` in `--data-dir` (`MOORING_DATA_DIR`, default `.mooring`). The key in `admin.json` is
 only ever sent to the platform it belongs to. They all take `-o table|json|yaml`. `--url`, `--key` and `--data-dir` may
 also stand before the command. A list, `apply` and `deploy` print `{"items": […]}`, a command about one object prints
-that object.
+that object; what is followed (`-f`) prints one JSON object a line.
+
+Bars and colours are for terminals only, and colours not with `NO_COLOR`; a pipe gets plain lines and whole tables.
+Ctrl-C ends with status 130. `--dry-run` has a change judged completely and keeps nothing. Where an administrator has
+set [terms of use](#mooring-terms-set), making a service or an endpoint needs `--agree-terms`.
 """
 SHARED = ("--url", "--key", "--data-dir", "--output")
 

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import uvicorn
 import yaml
+from tests.integration.management.conftest import FakeCache, FakeRunning
 
 from mooring.admin.application import build_admin
 from mooring.cli import main
@@ -74,7 +76,14 @@ async def _serve(settings: Settings, listener: socket.socket, servers: list[uvic
     migrate(url)
     db, sealer = Database(url), sealing.load(settings.data_dir)
     await bootstrap.start(db, sealer, settings)
-    app = build_admin(db=db, sealer=sealer, settings=settings, await_acknowledged=_acknowledged, read_logs=_logs)
+    app = build_admin(
+        db=db,
+        sealer=sealer,
+        settings=settings,
+        await_acknowledged=_acknowledged,
+        running=cast("Any", FakeRunning()),
+        cache=cast("Any", FakeCache()),
+    )
     servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none")))
     await servers[0].serve([listener])
     await db.close()
@@ -82,10 +91,6 @@ async def _serve(settings: Settings, listener: socket.socket, servers: list[uvic
 
 async def _acknowledged(version: int, timeout_s: float) -> list[str]:
     return []
-
-
-async def _logs(service_id: str, lines: int) -> str:
-    return f"the last {lines} lines of {service_id}\n"
 
 
 @pytest.fixture
@@ -198,7 +203,7 @@ def test_the_tour_of_the_readme_runs_in_its_order(
 ) -> None:
     lines = re.findall(r"^\$ \.venv/bin/mooring (.+)$", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
     tour = [shlex.split(line, comments=True) for line in lines]
-    assert {words[0] for words in tour} == {"chat", "deploy", "apply", "services", "keys", "usage", "doctor"}
+    assert {words[0] for words in tour} == {"chat", "deploy", "apply", "services", "events", "keys", "usage", "doctor"}
     monkeypatch.chdir(ROOT)
     with serving(tmp_path) as folder:
         for words in tour:
@@ -227,7 +232,7 @@ def test_one_object_is_printed_as_such_and_its_making_is_told(run: Run) -> None:
     run("keys", "create", "shape", "-e", "told")
     assert run("keys", "disable", "shape", "-o", "json").object["kind"] == "ApiKey"
     logs = run("services", "logs", "mooring-demo", "-n", "7", "-o", "json").object
-    assert logs["lines"] == [f"the last 7 lines of {logs['id']}"]
+    assert logs["lines"] == [f"last 7 lines of {logs['id']}"]
 
 
 def test_keys_are_listed_with_the_names_of_their_endpoints_and_their_end(run: Run) -> None:
@@ -263,7 +268,7 @@ def test_an_endpoint_is_made_re_pointed_and_switched(run: Run) -> None:
 def test_a_service_is_stopped_started_and_read(run: Run) -> None:
     assert "stop" in run("services", "stop", "mooring-demo").out
     assert run("services", "start", "mooring-demo").status == 0
-    assert run("services", "logs", "mooring-demo", "-n", "7").out.startswith("the last 7 lines of svc-")
+    assert run("services", "logs", "mooring-demo", "-n", "7").out.startswith("last 7 lines of svc-")
     assert run("services", "events", "mooring-demo").status == 0
     assert run("services", "disable", "mooring-demo", "-o", "json").object["spec"]["enabled"] is False
     assert run("services", "enable", "mooring-demo").status == 0
@@ -304,5 +309,114 @@ def test_the_administrator_gets_back_in(run: Run, data_dir: Path) -> None:
 
 
 def test_the_doctor_names_a_platform_that_is_only_half_there(run: Run) -> None:
-    result = run("doctor")  # no gateway here: /health is not served
+    result = run("doctor", "--offline")  # no gateway here: /health is not served
     assert (result.status, "BAD  Platform" in result.out) == (1, True)
+
+
+# --- changes that are only rehearsed, secrets, projects, pages of a service, terms
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("services", "scale", "mooring-demo", "3"),
+        ("services", "stop", "mooring-demo"),
+        ("services", "start", "mooring-demo"),
+        ("services", "disable", "mooring-demo"),
+        ("services", "create", "far-dry", "--upstream", "http://127.0.0.1:9/v1"),
+        ("endpoints", "create", "dry", "-s", "mooring-demo"),
+        ("endpoints", "disable", "kept"),
+        ("endpoints", "point", "kept", "-s", "mooring-demo:7"),
+        ("endpoints", "delete", "kept"),
+        ("keys", "create", "dry"),
+        ("keys", "disable", "kept"),
+        ("keys", "delete", "kept"),
+        ("secrets", "create", "dry", "--from-literal", "token=a"),
+        ("secrets", "create", "kept", "--from-literal", "token=b", "--update"),
+        ("secrets", "delete", "kept"),
+        ("projects", "create", "dry"),
+        ("projects", "delete", "kept"),
+        ("deploy", "mooring-demo", "--name", "dry"),
+        ("delete", "endpoint", "kept"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_rehearsed_changes_nothing(run: Run, words: tuple[str, ...]) -> None:
+    run("endpoints", "create", "kept", "-s", "mooring-demo")
+    run("keys", "create", "kept")
+    run("secrets", "create", "kept", "--from-literal", "token=a")
+    run("projects", "create", "kept")
+    before = everything(run)
+    done = run(*words, "--dry-run")
+    assert done.status == 0, done.err
+    assert "mk-" not in done.out
+    assert everything(run) == before
+
+
+def everything(run: Run) -> list[tuple[str, str, str]]:
+    kinds = ("services", "external", "endpoints", "keys", "secrets", "projects")
+    return [
+        (item["id"], json.dumps(item["spec"], sort_keys=True), str(item["status"].get("specVersion")))
+        for kind in kinds
+        for item in run("get", kind, "-A", "-o", "json").items
+    ]
+
+
+def test_a_secret_is_made_shown_by_its_keys_replaced_and_deleted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_secret\n")
+    made = run("secrets", "create", "hf", "--from-file", f"token={tmp_path}/token", "-o", "json")
+    assert (made.status, made.object["kind"]) == (0, "Secret"), made.err
+    shown = run("secrets", "get", "hf")
+    assert "token" in shown.out and "hf_secret" not in made.out + made.err + shown.out
+    assert run("secrets", "create", "hf", "--from-literal", "token=other").status == 1
+    assert "is updated" in run("secrets", "create", "hf", "--from-literal", "token=other", "--update").err
+    assert "hf" in run("secrets", "list").out
+    assert run("secrets", "delete", "hf").status == 0
+    assert run("secrets", "get", "hf").status == 1
+
+
+def test_a_project_lives_from_making_to_deletion(run: Run) -> None:
+    assert run("projects", "create", "search", "-d", "the search team").status == 0
+    assert "the search team" in run("projects", "list").out
+    assert run("projects", "get", "search", "-o", "json").object["metadata"]["name"] == "search"
+    assert run("projects", "delete", "search").status == 0
+
+
+def test_a_service_is_scaled_and_an_endpoint_weighed(run: Run) -> None:
+    assert run("services", "scale", "mooring-demo", "2", "-o", "json").object["spec"]["replicas"] == 2
+    assert run("services", "scale", "mooring-demo", "1").status == 0
+    run("endpoints", "create", "weighed", "-s", "mooring-demo")
+    pointed = run("endpoints", "point", "weighed", "-s", "mooring-demo:5", "-o", "json").object
+    assert pointed["spec"]["services"] == [{"name": "mooring-demo", "weight": 5}]
+    assert run("endpoints", "point", "nowhere", "-s", "mooring-demo").status == 1
+
+
+def test_the_pages_of_a_service_can_be_read(run: Run, tmp_path: Path) -> None:
+    assert "rep-a" in run("services", "replicas", "mooring-demo").out
+    assert run("logs", "mooring-demo", "-n", "7", "--replica", "rep-b").out == "last 7 lines of rep-b\n"
+    assert "Its replicas: rep-a, rep-b." in run("logs", "mooring-demo", "--replica", "rep-x").err
+    assert isinstance(run("events", "-o", "json").items, list)
+    assert "curl" in run("services", "instructions", "mooring-demo", "--language", "curl").out
+    run("endpoints", "create", "told-how", "-s", "mooring-demo")
+    endpoint = run("endpoints", "instructions", "told-how", "-o", "json").object
+    assert endpoint["dialects"][0]["samples"]
+    target = tmp_path / "demo.ipynb"
+    assert run("services", "notebook", "mooring-demo", "--file", str(target)).status == 0
+    assert json.loads(target.read_text())["nbformat"] == 4
+    assert run("cache", "ls", "-o", "json").object["items"] == []
+    assert "0 models" in run("cache", "prune").err
+
+
+def test_terms_must_be_agreed_to_where_there_are_some(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_text("Be kind to the models.\n")
+    assert run("terms", "set", str(tmp_path / "terms.txt")).status == 0
+    try:
+        assert run("terms", "show").out == "Be kind to the models.\n"
+        wanted = ("endpoints", "create", "agreed", "-s", "mooring-demo")
+        refused = run(*wanted)
+        assert (refused.status, "--agree-terms" in refused.err) == (1, True)
+        assert run(*wanted, "--agree-terms").status == 0
+    finally:
+        (tmp_path / "none.txt").touch()
+        assert run("terms", "set", str(tmp_path / "none.txt")).status == 0
+    assert run("endpoints", "create", "free", "-s", "mooring-demo").status == 0

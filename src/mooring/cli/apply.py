@@ -9,6 +9,7 @@ import typer
 
 from mooring.cli.problems import CommandError
 from mooring.cli.session import Format, Session, connected
+from mooring.cli.terms import AgreeTerms, agree
 
 
 @connected
@@ -19,8 +20,11 @@ def apply(
         typer.Option("--file", "-f", help="YAML or JSON file, folder, or - for stdin. May be repeated."),
     ],
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the services are healthy.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds to wait; a download that moves on does not count.")
+    ] = 600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")] = False,
+    agree_terms: AgreeTerms = False,
 ) -> None:
     """Create or update what the documents describe, in one transaction. The result is printed before the waiting.
 
@@ -30,6 +34,8 @@ def apply(
     from mooring.cli.documents import name_places, read_placed
 
     placed = read_placed(file)
+    if agree_terms:
+        agree(session.client)
     try:
         items = kinds.apply_documents(session.client, [each.document for each in placed], dry_run=dry_run)
     except CommandError as error:
@@ -49,7 +55,8 @@ def print_actions(items: list[dict], *, dry_run: bool = False) -> None:
     for item in items:
         would = "would be " if dry_run and item["action"] != "unchanged" else ""
         name = f"{item['kind']} {item['metadata']['name']}"
-        print(f"{name} {would}{item['action']}  {item.get('id', '')}".rstrip())
+        known_as = "" if dry_run and item["action"] == "created" else item.get("id", "")
+        print(f"{name} {would}{item['action']}  {known_as}".rstrip())
         if key := item.get("status", {}).get("key"):
             print(f"  key: {key}\n  access key: {item['status'].get('accessKey', '')}")
             print("  This is the only time they are shown.")

@@ -7,56 +7,78 @@ from typing import Annotated, Any
 
 import typer
 
+from mooring.cli.completion import complete_endpoints
 from mooring.cli.problems import CommandError
 from mooring.cli.session import Format, Project, Session, connected
-
-DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 @connected
 def chat(
     session: Session,
-    endpoint: Annotated[str, typer.Argument(help="Endpoint (name or id) or model; default: the first start's.")] = "",
+    endpoint: Annotated[
+        str,
+        typer.Argument(
+            help="Endpoint (name or id) or model, also MODEL:ADAPTER; default: the first start's.",
+            autocompletion=complete_endpoints,
+        ),
+    ] = "",
     message: Annotated[str, typer.Argument(help="What to say; without it, a conversation starts.")] = "",
     system: Annotated[str, typer.Option("--system", "-s", help="System message.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0: always the likeliest word.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Say tokens and tokens per second after an answer.")] = False,
     project: Project = "default",
 ) -> None:
-    """Talk to a model.
+    """Talk to a model. In a conversation, /help lists what else you can type.
 
     Example: [bold]mooring chat mooring-demo "Hello"[/bold]
     """
+    from mooring.cli.conversation import Conversation
+
     target, text = _arguments(session, endpoint, message, project)
-    options: dict[str, Any] = {"model": target}
-    if max_tokens:
-        options["max_tokens"] = max_tokens
-    messages = [{"role": "system", "content": system}] if system else []
-    if text:
-        _turn(session, options, messages, text)
+    wanted = {"max_tokens": max_tokens, "temperature": temperature}
+    options: dict[str, Any] = {"model": target} | {name: value for name, value in wanted.items() if value is not None}
+    conversation = Conversation(session.client, options, system, stats=stats)
+    if text or not sys.stdin.isatty():
+        _say_once(session, conversation, text or sys.stdin.read().strip())
+    else:
+        conversation.run(lambda name: find_model(session, name, project))
+
+
+def find_model(session: Session, name: str, project: str) -> str:
+    """Return what `name` is called in `model`, "" if this key may call nothing of that name.
+
+    An endpoint comes before a service of the same name, and one of `project` before another project's. A disabled
+    one is found too: the gateway then says why it does not answer. `name` may end in `:ADAPTER`.
+    """
+    models = _models(session)
+    if found := _named(models, name, project):
+        return found
+    base, colon, adapter = name.rpartition(":")
+    found = _named(models, base, project) if colon else ""
+    return f"{found}:{adapter}" if found else ""
+
+
+def _say_once(session: Session, conversation: Any, text: str) -> None:
+    if session.output is Format.table:
+        conversation.say(text)
         return
-    if not sys.stdin.isatty():
-        _turn(session, options, messages, sys.stdin.read().strip())
-        return
-    _converse(session, options, messages)
+    from mooring.cli.output import print_data
+
+    print_data(session.client.post("/v1/chat/completions", conversation.body(text)), session.output)
 
 
 def _arguments(session: Session, endpoint: str, message: str, project: str) -> tuple[str, str]:
     """Return (model, message). A single argument that names nothing callable is a message."""
     if endpoint:
-        known = _find_model(session, endpoint, project)
+        known = find_model(session, endpoint, project)
         if known or message:
             return known or endpoint, message
     default = session.endpoint or _only_model(session)
     return default, endpoint
 
 
-def _find_model(session: Session, name: str, project: str) -> str:
-    """Return what `name` is called in `model`, "" if this key may call nothing of that name.
-
-    An endpoint comes before a service of the same name, and one of `project` before another project's. A disabled
-    one is found too: the gateway then says why it does not answer.
-    """
-    models = _models(session)
+def _named(models: list[dict[str, Any]], name: str, project: str) -> str:
     named = [model for model in models if _is_endpoint(model) and model.get("name") == name]
     named.sort(key=lambda model: model.get("owned_by") != project)
     if named:
@@ -78,59 +100,3 @@ def _only_model(session: Session) -> str:
         raise CommandError("This key may call no model.", "Deploy one with: mooring deploy mooring-demo")
     endpoints = [model for model in models if _is_endpoint(model)]
     return str((endpoints or models)[0]["id"])
-
-
-def _converse(session: Session, options: dict[str, Any], messages: list[dict[str, str]]) -> None:
-    import readline  # noqa: F401  (gives input() its history and editing)
-
-    print(f"Talking to {options['model']}. Ctrl-D ends.", file=sys.stderr)
-    while True:
-        try:
-            text = input("> ").strip()
-        except EOFError:
-            print()
-            return
-        if text:
-            answer = _turn(session, options, messages, text)
-            messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-
-
-def _turn(session: Session, options: dict[str, Any], messages: list[dict[str, str]], text: str) -> str:
-    body = {**options, "messages": [*messages, {"role": "user", "content": text}]}
-    if session.output is not Format.table:
-        from mooring.cli.output import print_data
-
-        whole = session.client.post("/v1/chat/completions", body)
-        print_data(whole, session.output)
-        return str(whole["choices"][0]["message"].get("content") or "")
-    return _print_stream(session, {**body, "stream": True})
-
-
-def _print_stream(session: Session, body: dict[str, Any]) -> str:
-    """Print an answer as it comes and return it. Reasoning is dim; where stdout is no terminal it goes to stderr."""
-    terminal = sys.stdout.isatty()
-    dim, plain = (DIM, PLAIN) if terminal else ("", "")
-    beside = sys.stdout if terminal else sys.stderr
-    parts: list[str] = []
-    thought = ""
-    for event in session.client.stream("/v1/chat/completions", body):
-        if error := event.get("error"):
-            raise CommandError(str(error.get("message", error)))
-        choice = event["choices"][0] if event.get("choices") else {}
-        delta = choice.get("delta") or choice.get("message") or {}  # a message: the whole answer came at once
-        if reasoning := delta.get("reasoning_content"):
-            thought += reasoning
-            print(f"{dim}{reasoning}{plain}", end="", file=beside, flush=True)
-        if content := delta.get("content"):
-            if not parts:
-                content = content.lstrip("\n")
-                print(_gap(thought), end="", file=beside, flush=True)
-            parts.append(content)
-            print(content, end="", flush=True)
-    print()
-    return "".join(parts)
-
-
-def _gap(thought: str) -> str:
-    """Return the line ends that leave one empty line between the reasoning and the answer."""
-    return "\n" * max(0, 2 - (len(thought) - len(thought.rstrip("\n")))) if thought else ""

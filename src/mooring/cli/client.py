@@ -10,7 +10,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self.key = key
         self.timeout_s = timeout_s
+        self.headers: dict[str, str] = {}  # sent with every call besides the usual ones
         handlers: list[urllib.request.BaseHandler] = []
         if is_loopback(base_url):  # a proxy for the outside world can't reach this machine's own loopback
             handlers.append(urllib.request.ProxyHandler({}))
@@ -52,6 +53,10 @@ class Client:
         """Return the JSON answer to POST."""
         return self._json("POST", path, query, body)
 
+    def put(self, path: str, body: Any, **query: Any) -> Any:
+        """Return the JSON answer to PUT."""
+        return self._json("PUT", path, query, body)
+
     def patch(self, path: str, changes: Any, **query: Any) -> Any:
         """Return the JSON answer to PATCH: `changes` are merged into the object (RFC 7396)."""
         return self._json("PATCH", path, query, changes)
@@ -64,6 +69,29 @@ class Client:
         """Return the answer to GET as text."""
         with self._open("GET", path, query, None) as answer:
             return answer.read().decode("utf-8", "replace")
+
+    def download(self, path: str, **query: Any) -> bytes:
+        """Return the answer to GET as it came."""
+        with self._open("GET", path, query, None) as answer:
+            return answer.read()
+
+    def head(self, path: str) -> Mapping[str, str]:
+        """Return the headers of the answer to GET."""
+        with self._open("GET", path, {}, None) as answer:
+            return dict(answer.headers.items())
+
+    def lines(self, path: str, *, silence_s: float | None, **query: Any) -> Iterator[str]:
+        """Yield the lines of a streamed answer to GET without their ends, as they come, until it ends or breaks off.
+
+        Args:
+            silence_s: longest silence within the stream before it counts as broken; None if silence says nothing.
+        """
+        with self._send(self._request("GET", path, query), silence_s) as answer:
+            try:
+                for line in answer:
+                    yield line.decode("utf-8", "replace").rstrip("\r\n")
+            except (OSError, HTTPException):
+                return
 
     def items(self, path: str, *, most: int = 10_000, **query: Any) -> list[Json]:
         """Return all objects of a list, page by page, at most `most`."""
@@ -98,6 +126,9 @@ class Client:
         return json.loads(raw) if raw else None
 
     def _open(self, method: str, path: str, query: Json, body: Any) -> HTTPResponse:
+        return self._send(self._request(method, path, query, body), self.timeout_s)
+
+    def _request(self, method: str, path: str, query: Json, body: Any = None) -> urllib.request.Request:
         sent = {name: value for name, value in query.items() if value not in (None, "")}
         url = self.base_url + path + ("?" + urllib.parse.urlencode(sent) if sent else "")
         request = urllib.request.Request(url, method=method, headers=self._headers())
@@ -105,8 +136,11 @@ class Client:
             request.data = json.dumps(body).encode()
             merge = "merge-patch+" if method == "PATCH" else ""
             request.add_header("Content-Type", f"application/{merge}json")
+        return request
+
+    def _send(self, request: urllib.request.Request, timeout_s: float | None) -> HTTPResponse:
         try:
-            return self._opener.open(request, timeout=self.timeout_s)
+            return self._opener.open(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(error.code, error.read()) from None
@@ -114,7 +148,7 @@ class Client:
             raise _unreachable(self.base_url, error) from None
 
     def _headers(self) -> dict[str, str]:
-        headers = {"User-Agent": f"mooring-cli/{__version__}", "Accept": "application/json"}
+        headers = {"User-Agent": f"mooring-cli/{__version__}", "Accept": "application/json", **self.headers}
         if ":" in self.key and not self.key.startswith("llmos-"):  # user:password
             headers["Authorization"] = "Basic " + base64.b64encode(self.key.encode()).decode()
         elif self.key:
@@ -144,15 +178,18 @@ def _refusal(status: int, raw: bytes) -> CommandError:
         body = json.loads(raw)
     except ValueError:
         body = None
-    if not isinstance(body, dict):
-        return CommandError(f"The platform answered with status {status}.", "Look at its log.")
     kind = {401: RefusedKeyError, 404: NotFoundError}.get(status, CommandError)
-    error = body.get("error")
-    if isinstance(error, dict):
-        return kind(str(error.get("message") or f"status {status}"), str(error.get("next_step") or ""))
-    message = str(body.get("detail") or body.get("title") or f"status {status}")
-    refusal = kind(message, str(body.get("nextStep") or ""))
-    refusal.faults = [fault for fault in body.get("errors") or [] if isinstance(fault, dict)]
+    if not isinstance(body, dict):
+        refusal = CommandError(f"The platform answered with status {status}.", "Look at its log.")
+    elif isinstance(error := body.get("error"), dict):
+        refusal = kind(str(error.get("message") or f"status {status}"), str(error.get("next_step") or ""))
+        refusal.code = str(error.get("code") or "")
+    else:
+        message = str(body.get("detail") or body.get("title") or f"status {status}")
+        refusal = kind(message, str(body.get("nextStep") or ""))
+        refusal.faults = [fault for fault in body.get("errors") or [] if isinstance(fault, dict)]
+        refusal.code = str(body.get("code") or "")
+    refusal.answered = status
     return refusal
 
 

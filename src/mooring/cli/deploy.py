@@ -3,145 +3,287 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from pathlib import Path
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from mooring.cli.problems import CommandError, NotFoundError, UsageError
+from mooring.cli import deployment, models
+from mooring.cli.models import Hub, HubOptions
+from mooring.cli.problems import CommandError, NotFoundError
 from mooring.cli.session import Format, Project, Session, connected
+from mooring.cli.terms import AgreeTerms, agree
 
 Json = dict[str, Any]
+HUB, ENGINE = "From a hub", "How it runs"
+
+
+class Engine(StrEnum):
+    """What runs the model."""
+
+    auto = "auto"
+    llamacpp = "llamacpp"
+    vllm = "vllm"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .gguf file or model folder here, org/repo of a hub, or mooring-demo.",
+        show_default=False,
+    ),
+]
+Source = Annotated[Hub, typer.Option("--source", help="Hub that org/repo stands for.", rich_help_panel=HUB)]
+Revision = Annotated[
+    str, typer.Option("--revision", help="Branch, tag or commit; default: the hub's.", rich_help_panel=HUB)
+]
+FilePattern = Annotated[
+    str, typer.Option("--file", metavar="PATTERN", help="Which weights, such as '*q8_0.gguf'.", rich_help_panel=HUB)
+]
+Mirror = Annotated[str, typer.Option("--mirror", metavar="URL", help="Mirror of the hub.", rich_help_panel=HUB)]
+TokenSecret = Annotated[
+    str,
+    typer.Option("--token-secret", metavar="NAME", help="Secret that holds the hub's token.", rich_help_panel=HUB),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        help="The hub's token, kept as a secret; default: HF_TOKEN or MODELSCOPE_API_TOKEN.",
+        rich_help_panel=HUB,
+    ),
+]
+EngineName = Annotated[
+    Engine | None, typer.Option("--engine", help="Default: as the files want.", rich_help_panel=ENGINE)
+]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="FLAG", help="Flag of the engine, such as --arg=--ctx-size=8192. Repeatable.",
+                 rich_help_panel=ENGINE),
+]  # fmt: skip
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="KEY=VALUE", help="Variable of the engine. Repeatable.", rich_help_panel=ENGINE),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="NAME=MODEL", help="LoRA adapter: path or org/repo. Repeatable.",
+                 rich_help_panel=ENGINE),
+]  # fmt: skip
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="TYPE", help="What it answers: chat, completion, embedding, rerank. Repeatable.",
+                 rich_help_panel=ENGINE),
+]  # fmt: skip
+Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs of one replica.", rich_help_panel=ENGINE)]
+Cpu = Annotated[float | None, typer.Option("--cpu", min=0, help="Cores of one replica.", rich_help_panel=ENGINE)]
+Memory = Annotated[str, typer.Option("--memory", help="Memory of one replica, such as 8Gi.", rich_help_panel=ENGINE)]
+Replicas = Annotated[
+    int | None,
+    typer.Option("--replicas", min=0, help="Running copies; default: 1, or as before.", rich_help_panel=ENGINE),
+]
 
 
 @connected
 def deploy(
     session: Session,
-    model: Annotated[str, typer.Argument(metavar="PATH_OR_NAME", help="A .gguf file here, or mooring-demo.")],
+    model: Model,
     name: Annotated[str, typer.Option(help="Name of service and endpoint; default: the model's.")] = "",
-    replicas: Annotated[int | None, typer.Option(min=1, help="Running copies; default: 1, or as before.")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Replace the model of an existing service.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until it is healthy.")] = 600.0,
+    source: Source = Hub.huggingface,
+    revision: Revision = "",
+    file: FilePattern = "",
+    mirror: Mirror = "",
+    token_secret: TokenSecret = "",
+    token: Token = "",
+    engine: EngineName = None,
+    arg: Arguments = None,
+    env: Variables = None,
+    lora: Adapters = None,
+    type_: Types = None,
+    gpus: Gpus = None,
+    cpu: Cpu = None,
+    memory: Memory = "",
+    replicas: Replicas = None,
+    update: Annotated[bool, typer.Option("--update", help="Change an existing service, or replace its model.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Don't wait until it is healthy.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds to wait; a download that moves on does not count.")
+    ] = 600.0,
+    agree_terms: AgreeTerms = False,
     project: Project = "default",
 ) -> None:
     """Deploy a model, put an endpoint in front of it and make a key for it.
 
     Example: [bold]mooring deploy ./models/qwen3-0.6b-q8_0.gguf[/bold]
     """
-    from mooring.cli import kinds, output, waiting
+    from mooring.cli.client import is_loopback
 
-    documents = plan_documents(model, name, replicas or 1, project)
-    if existing := _existing(session, "service", documents[0], project):
-        documents[0] = merge_service(existing, documents[0], replicas, update=update)
-    if existing := _existing(session, "endpoint", documents[1], project):
-        documents[1] = merge_endpoint(existing, documents[1], update=update)
-    items = kinds.apply_documents(session.client, documents)
-    label = f"{documents[0]['metadata']['name'].replace('.', '-')}-key"
-    labels = [item["metadata"]["name"] for item in session.client.items(f"{kinds.API}/keys", project=project)]
-    if label not in labels:
-        # On its own: a label can't be applied twice, and its maker must see the key even if the model fails.
-        items += kinds.apply_documents(session.client, [_key(label, documents[1]["metadata"]["name"], project)])
-    if session.output is not Format.table:
-        output.print_data({"items": items}, session.output)
-    else:
-        _print_access(session, items, label)
-    sys.stdout.flush()
-    waiting.wait_for_services(session.client, items, timeout)
-    output.say("Ready.")
-
-
-def plan_documents(model: str, name: str, replicas: int, project: str) -> list[dict[str, Any]]:
-    """Return the ModelService and the Endpoint for a file or a model that ships with the platform.
-
-    Raises:
-        UsageError: `model` looks like a file that isn't there, or is no .gguf file.
-    """
-    path = Path(model)
-    looks_like_path = "/" in model or path.suffix == ".gguf" or path.exists()
-    if looks_like_path and not path.exists():
-        raise UsageError(f"There is no file {model}.", "Give a .gguf file, or the name mooring-demo.")
-    if looks_like_path and path.is_file() and path.suffix != ".gguf":
-        raise UsageError(f"{model} is not a .gguf file.", "The embedded engine reads GGUF files only.")
-    if looks_like_path:
-        source = {"source": "local", "path": str(path.resolve())}
-    else:
-        source = {"source": "builtin", "name": model}
-    chosen = name or name_for(path.stem if looks_like_path else model)
-    metadata = {"name": chosen, "project": project}
-    return [
-        {"kind": "ModelService", "metadata": metadata, "spec": {"model": source, "replicas": replicas}},
-        {"kind": "Endpoint", "metadata": metadata, "spec": {"services": [{"name": chosen}]}},
-    ]
+    options = HubOptions(source, revision, file, mirror, token_secret)
+    elsewhere = not is_loopback(session.client.base_url)
+    resources = {"cpu": cpu, "memory": memory or None, "gpus": gpus}
+    given: Json = {
+        "engine": engine and str(engine),
+        "args": arg,
+        "env": deployment.pairs("--env", env or []),
+        "adapters": [models.plan_adapter(text, options, elsewhere=elsewhere) for text in lora or []],
+        "types": type_,
+        "resources": {part: value for part, value in resources.items() if value is not None},
+        "replicas": replicas,
+    }
+    given = {field: value for field, value in given.items() if value or value == 0}
+    spec_model = models.plan_model(model, options, elsewhere=elsewhere)
+    service, endpoint = deployment.plan_documents(spec_model, name, given, project)
+    order = _Order(session, service, endpoint, update=update)
+    order.keep_token(*models.find_token(token, source, os.environ), explicit=bool(token))
+    if agree_terms:
+        agree(session.client)
+    if dry_run:
+        order.rehearse()
+        return
+    order.place()
+    if not no_wait:
+        order.wait(timeout)
+    order.print_usage(waited=not no_wait)
 
 
-def merge_service(existing: Json, wanted: Json, replicas: int | None, *, update: bool) -> Json:
-    """Return the existing service with the wanted model; what was set on it besides stays.
+class _Order:
+    """One deployment on its way: what is ordered, and what came of it."""
 
-    Raises:
-        CommandError: it runs another model and `update` is not asked for.
-    """
-    name, spec = wanted["metadata"]["name"], wanted["spec"]
-    if existing["spec"]["model"] != spec["model"] and not update:
-        raise CommandError(
-            f"The service '{name}' exists and runs another model ({_told(existing['spec']['model'])}).",
-            "Add --update to replace its model, or choose another name with --name.",
-        )
-    changed = {"model": spec["model"]} | ({"replicas": replicas} if replicas else {})
-    return {**wanted, "metadata": existing["metadata"], "spec": {**existing["spec"], **changed}}
+    def __init__(self, session: Session, service: Json, endpoint: Json, *, update: bool) -> None:
+        self._session = session
+        self._update = update
+        self._name, self._project = service["metadata"]["name"], service["metadata"]["project"]
+        self._existing = self._find("service")
+        self._service, self._endpoint = service, endpoint
+        self._secrets: list[Json] = []
+        self._items: list[Json] = []
+
+    def keep_token(self, token: str, found_in: str, *, explicit: bool) -> None:
+        """Have a hub's token kept as a secret, unless one is named or was before and nobody asks for another."""
+        from mooring.cli.output import say
+
+        if not token or not deployment.needs_token(self._service) or self._service["spec"]["model"].get("tokenSecret"):
+            return
+        secret, service = deployment.with_token(self._service, token)
+        held = (self._existing or {}).get("spec", {}).get("model", {}).get("tokenSecret")
+        if held not in (None, secret["metadata"]["name"]) and not explicit:
+            return
+        self._secrets, self._service = [secret], service
+        say(f"The token of {found_in} is kept as the secret {secret['metadata']['name']}.")
+
+    def rehearse(self) -> None:
+        """Print what placing the order would do."""
+        from mooring.cli import apply, output
+
+        items = self._apply(self._documents(), dry_run=True)
+        if self._session.output is Format.table:
+            apply.print_actions(items, dry_run=True)
+        else:
+            output.print_data({"items": items}, self._session.output)
+
+    def place(self) -> None:
+        """Make service, endpoint and key, and print endpoint and key at once: the key is shown only here."""
+        from mooring.cli import kinds, output
+
+        client = self._session.client
+        self._items = self._apply(self._documents())
+        labels = [item["metadata"]["name"] for item in client.items(f"{kinds.API}/keys", project=self._project)]
+        if deployment.label_for(self._name) not in labels:
+            # On its own: a label can't be applied twice, and its maker must see the key even if the model fails.
+            key = deployment.plan_key(self._name, self._named("Endpoint"), self._project)
+            self._items += self._apply([key])
+        if self._session.output is Format.table:
+            self._print_access()
+        else:
+            output.print_data({"items": self._items}, self._session.output)
+        sys.stdout.flush()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when the model answers; raises CommandError with what to do if it does not come up."""
+        from mooring.cli import output, waiting
+
+        try:
+            self._items = waiting.wait_for_services(self._session.client, self._items, timeout_s)
+        except CommandError as error:
+            error.next_step += f"\nTry again with the same command, or remove it: mooring services delete {self._name}"
+            raise
+        output.say("Ready.")
+
+    def print_usage(self, *, waited: bool) -> None:
+        """Print how to call it."""
+        from mooring.cli.output import say
+
+        if self._session.output is not Format.table:
+            return
+        if not waited:
+            say(f"It is on its way. Watch: mooring services events -f {self._name}")
+        endpoint, service = self._item("Endpoint"), self._item("ModelService")
+        types = service["status"].get("types") or ["chat"]
+        call = next((call for kind, call in _CALLS.items() if kind in types), None)
+        if call is not None:
+            path, body = call
+            print(f"\ncurl {self._session.client.base_url}{path} \\")
+            print(f"  -H 'Authorization: Bearer {self._key() or '<key>'}' \\")
+            print("  -H 'Content-Type: application/json' \\")
+            print(f'  -d \'{{"model": "{endpoint["id"]}",\n       {json.dumps(body)[1:]}\'')
+        if "chat" in types:
+            print(f"\nmooring chat {endpoint['metadata']['name']}")
+
+    def _apply(self, documents: list[Json], *, dry_run: bool = False) -> list[Json]:
+        """Apply documents; a refusal does not speak of documents, for the user has written none."""
+        from mooring.cli import kinds
+
+        try:
+            return kinds.apply_documents(self._session.client, documents, dry_run=dry_run)
+        except CommandError as error:
+            error.message = re.sub(r"^Document \d+(?: \([^)]*\))?: ", "", error.message)
+            if self._service["spec"]["model"]["source"] == "builtin" and "built-in model" in error.message:
+                error.next_step += " A model of a hub is named org/repo, a file by its path."
+            raise
+
+    def _documents(self) -> list[Json]:
+        service, endpoint = self._service, self._endpoint
+        if self._existing:
+            service = deployment.merge_service(self._existing, service, update=self._update)
+        if existing := self._find("endpoint"):
+            endpoint = deployment.merge_endpoint(existing, endpoint, update=self._update)
+        return [*self._secrets, service, endpoint]
+
+    def _find(self, word: str) -> Json | None:
+        from mooring.cli.kinds import find_kind, get_object
+
+        try:
+            return get_object(self._session.client, find_kind(word), self._name, self._project)
+        except NotFoundError:
+            return None
+
+    def _item(self, kind: str) -> Json:
+        return next(item for item in self._items if item["kind"] == kind)
+
+    def _named(self, kind: str) -> str:
+        return str(self._item(kind)["metadata"]["name"])
+
+    def _key(self) -> str:
+        return next((item["status"]["key"] for item in self._items if item["kind"] == "ApiKey"), "")
+
+    def _print_access(self) -> None:
+        for item in self._items:
+            if item["kind"] != "ApiKey":
+                print(f"{item['kind']} {item['metadata']['name']} {item['action']}")
+        print(f"Endpoint: {self._item('Endpoint')['id']}")
+        key, label = self._key(), deployment.label_for(self._name)
+        print(f"Key:      {key}   (shown only now)" if key else f"Key:      {label} exists; it was shown when made.")
 
 
-def merge_endpoint(existing: Json, wanted: Json, *, update: bool) -> Json:
-    """Return the existing endpoint, pointed at the service only if it was not there and `update` is asked for.
-
-    Raises:
-        CommandError: it leads elsewhere and `update` is not asked for.
-    """
-    name, targets = wanted["metadata"]["name"], [target["name"] for target in existing["spec"]["services"]]
-    spec = existing["spec"]
-    if name not in targets:
-        if not update:
-            raise CommandError(
-                f"The endpoint '{name}' exists and leads to {', '.join(targets)}.",
-                "Add --update to point it at this model, or choose another name with --name.",
-            )
-        spec = {**spec, **wanted["spec"]}
-    return {**wanted, "metadata": existing["metadata"], "spec": spec}
-
-
-def name_for(text: str) -> str:
-    """Return a valid object name made from a model's name: lower case, a–z 0–9 . - only."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:63].rstrip("-.") or "model"
-
-
-def _existing(session: Session, word: str, document: Json, project: str) -> Json | None:
-    from mooring.cli.kinds import find_kind, get_object
-
-    try:
-        return get_object(session.client, find_kind(word), document["metadata"]["name"], project)
-    except NotFoundError:
-        return None
-
-
-def _told(model: Json) -> str:
-    return str(model.get("path") or model.get("name"))
-
-
-def _key(label: str, endpoint: str, project: str) -> dict[str, Any]:
-    spec = {"description": f"made by mooring deploy for {endpoint}"[:100], "endpoints": [endpoint]}
-    return {"kind": "ApiKey", "metadata": {"name": label, "project": project}, "spec": spec}
-
-
-def _print_access(session: Session, items: list[dict[str, Any]], label: str) -> None:
-    endpoint = next(item for item in items if item["kind"] == "Endpoint")
-    key = next((item["status"]["key"] for item in items if item["kind"] == "ApiKey"), "")
-    body = {"model": endpoint["id"], "messages": [{"role": "user", "content": "Hello"}]}
-    for item in items:
-        if item["kind"] != "ApiKey":
-            print(f"{item['kind']} {item['metadata']['name']} {item['action']}")
-    print(f"Endpoint: {endpoint['id']}")
-    print(f"Key:      {key}   (shown only now)" if key else f"Key:      {label} exists; it was shown when made.")
-    print(f"\ncurl {session.client.base_url}/v1/chat/completions \\")
-    print(f"  -H 'Authorization: Bearer {key or '<key>'}' -H 'Content-Type: application/json' \\")
-    print(f"  -d '{json.dumps(body)}'\n", flush=True)
+_HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+_CALLS: dict[str, tuple[str, Json]] = {
+    "chat": ("/v1/chat/completions", _HELLO),
+    "embedding": ("/v1/embeddings", {"input": "Hello"}),
+    "rerank": ("/v1/rerank", {"query": "Hello", "documents": ["Good morning", "Good night"]}),
+    "completion": ("/v1/completions", {"prompt": "Hello"}),
+}

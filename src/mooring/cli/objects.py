@@ -6,15 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from mooring.cli.completion import complete_kinds, complete_objects
 from mooring.cli.kinds import API, Kind, find_kind, get_object, names_of, object_path
 from mooring.cli.output import print_data, print_object, print_objects, say
 from mooring.cli.session import Format, Project, Session, connected
 
 KindWord = Annotated[
     Kind,
-    typer.Argument(parser=find_kind, metavar="KIND", help="service, external, endpoint, key, secret, project…"),
+    typer.Argument(
+        parser=find_kind,
+        metavar="KIND",
+        help="service, external, endpoint, key, secret, project…",
+        autocompletion=complete_kinds,
+    ),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or id.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 Tag = Annotated[str, typer.Option("--tag", metavar="KEY=VALUE", help="Only with this tag.")]
 
 
@@ -22,7 +29,9 @@ Tag = Annotated[str, typer.Option("--tag", metavar="KEY=VALUE", help="Only with 
 def get(
     session: Session,
     kind: KindWord,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name or id; without it, all.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Name or id; without it, all.", autocompletion=complete_objects)
+    ] = "",
     project: Project = "default",
     all_projects: Annotated[bool, typer.Option("--all-projects", "-A", help="Of every project.")] = False,
     tag: Tag = "",
@@ -41,14 +50,15 @@ def get(
 def delete(
     session: Session,
     kind: KindWord,
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or id.", autocompletion=complete_objects)],
+    dry_run: DryRun = False,
     project: Project = "default",
 ) -> None:
     """Delete an object.
 
     Example: [bold]mooring delete endpoint chat[/bold]
     """
-    delete_object(session, kind.name, name, project)
+    delete_object(session, kind.name, name, project, dry_run=dry_run)
 
 
 def list_objects(session: Session, word: str, project: str, tag: str = "") -> None:
@@ -72,22 +82,37 @@ def _with_endpoint_names(session: Session, keys: list[dict[str, Any]]) -> list[d
     ]
 
 
-def delete_object(session: Session, word: str, name: str, project: str) -> None:
+def delete_object(session: Session, word: str, name: str, project: str, *, dry_run: bool = False) -> None:
     """Delete the object with this name or id and say so."""
     kind = find_kind(word)
-    item = session.client.delete(object_path(kind, name), project=project)
-    say(f"Deleted the {kind.told} {item['metadata']['name']} ({item['id']}).")
+    item = session.client.delete(object_path(kind, name), project=project, **rehearsal(dry_run))
+    say(f"{'Would delete' if dry_run else 'Deleted'} the {kind.told} {item['metadata']['name']} ({item['id']}).")
 
 
-def change_object(session: Session, kind: Kind, name: str, project: str, spec: dict[str, Any]) -> None:
+def change_object(
+    session: Session, kind: Kind, name: str, project: str, spec: dict[str, Any], *, dry_run: bool = False
+) -> None:
     """Merge `spec` into the object's and print how it is then."""
-    item = session.client.patch(object_path(kind, name), {"spec": spec}, project=project)
+    item = session.client.patch(object_path(kind, name), {"spec": spec}, project=project, **rehearsal(dry_run))
+    print_changed(session, kind, item, dry_run=dry_run)
+
+
+def print_changed(session: Session, kind: Kind, item: dict[str, Any], *, dry_run: bool) -> None:
+    """Print an object as it is after a change, or as it would be."""
+    if dry_run:
+        say("Nothing was changed. It would be:")
     print_object(item, kind.columns, session.output)
 
 
-def print_applied(session: Session, items: list[dict[str, Any]]) -> None:
+def print_applied(session: Session, items: list[dict[str, Any]], *, dry_run: bool = False) -> None:
     """Print what became of the one object of a command: created, updated or unchanged."""
+    item = items[0]
     if session.output is Format.table:
-        item = items[0]
-        say(f"{item['kind']} {item['metadata']['name']} {item['action']}.")
-    print_object(items[0], find_kind(items[0]["kind"]).columns, session.output)
+        would = "would be " if dry_run and item["action"] != "unchanged" else ""
+        say(f"{item['kind']} {item['metadata']['name']} {would}{item['action']}.")
+    print_object(item, find_kind(item["kind"]).columns, session.output)
+
+
+def rehearsal(dry_run: bool) -> dict[str, str]:
+    """Return the query parameters that have a call judged and nothing kept."""
+    return {"dryRun": "true"} if dry_run else {}

@@ -12,6 +12,8 @@ class CommandError(Exception):
         message: what happened, one sentence.
         next_step: what the user should do now; may be empty.
         status: exit status of the process: 1 refused, 2 wrong usage.
+        answered: HTTP status of the platform's refusal; 0 if it did not answer, or was not asked.
+        code: the refusal's own name, for programs; "" if it has none.
         faults: what is wrong where, each with `field`, `message` and, of several documents, `index` from 0.
     """
 
@@ -19,6 +21,8 @@ class CommandError(Exception):
         self.message = message
         self.next_step = next_step
         self.status = status
+        self.answered = 0
+        self.code = ""
         self.faults: list[dict[str, Any]] = []
         super().__init__(message)
 

@@ -1,19 +1,23 @@
-"""Waiting until services run what was asked for, with the state told as it changes."""
+"""Waiting until services run what was asked for, with their progress told meanwhile."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections import defaultdict
 from typing import Literal
 
 from mooring.cli.client import Client, Json
 from mooring.cli.kinds import API, find_kind
 from mooring.cli.output import say
 from mooring.cli.problems import CommandError
+from mooring.cli.progress import Display, Meter, display, standing_of
 
 PAUSE_S = 0.5
 SETTLE_S = 1.0  # right after an update the state still tells of what ran before
+AWAY_S = 60.0  # how long the platform may be away, such as for its own restart
 SERVICE_KINDS = ("ModelService", "ExternalService")
+GONE_FOR_NOW = (0, 502, 503, 504)  # no answer, or the gateway's for a control process that restarts
 Verdict = Literal["ready", "waiting", "failed"]
 
 _FAILED = re.compile(r"(^|[.:] )Failed\b")
@@ -24,32 +28,37 @@ _COUNT = re.compile(r"\d+ of \d+ replicas are ready\.")
 def wait_for_services(client: Client, items: list[Json], timeout_s: float) -> list[Json]:
     """Return the items with their services as they are once all run what their specs ask for.
 
+    Args:
+        timeout_s: how long to wait; time in which a download brings bytes does not count.
+
     Raises:
-        CommandError: one failed, or they were not ready within `timeout_s`.
+        CommandError: one failed or was rolled back, or they were not ready in time.
+        KeyboardInterrupt: the user has left; that the services go on has been said.
     """
-    deadline = time.monotonic() + timeout_s
-    told: dict[str, str] = {}
-    result = list(items)
     waiting = [number for number, item in enumerate(items) if item["kind"] in SERVICE_KINDS]
-    if any(items[number].get("action") == "updated" for number in waiting):
-        time.sleep(min(SETTLE_S, timeout_s))
-    while waiting:
-        for number in list(waiting):
-            result[number] = {**result[number], **_read(client, result[number])}
-            if _is_ready(result[number], told):
-                waiting.remove(number)
-        if waiting:
-            if time.monotonic() > deadline:
-                raise CommandError(_late(result[waiting[0]], timeout_s), "Look at: mooring services list")
-            time.sleep(PAUSE_S)
-    return result
+    wait = _Wait(client, items, timeout_s)
+    try:
+        if any(items[number].get("action") == "updated" for number in waiting):
+            time.sleep(min(SETTLE_S, timeout_s))
+        with display() as shown:
+            while waiting := [number for number in waiting if not wait.is_ready(number, shown)]:
+                wait.check_patience(waiting[0])
+                time.sleep(PAUSE_S)
+    except KeyboardInterrupt:
+        say(_left([items[number]["metadata"]["name"] for number in waiting]))
+        raise
+    return wait.items
 
 
-def judge(service: Json) -> Verdict:
-    """Return whether a service runs what its spec asks for, comes to it, or has given up."""
+def judge(service: Json, version: int = 0) -> Verdict:
+    """Return whether a service runs what its spec asks for, comes to it, or has given up.
+
+    Args:
+        version: the `specVersion` that was ordered; if it was rolled back, the service has failed whatever it runs.
+    """
     spec, status = service["spec"], service["status"]
-    state, reason = status["state"], status.get("reason") or ""
-    if state == "failed" or _FAILED.search(reason):
+    state, reason = status["state"], _reason(service)
+    if state == "failed" or _FAILED.search(reason) or (version and rolled_back(service).get("version") == version):
         return "failed"
     if service["kind"] == "ExternalService":
         return "ready" if state == "healthy" else "waiting"
@@ -59,31 +68,90 @@ def judge(service: Json) -> Verdict:
     return "ready" if state == "healthy" and status.get("currentReplicas", 0) >= wanted else "waiting"
 
 
+def rolled_back(service: Json) -> Json:
+    """Return `version`, `reason` and `at` of the version that did not come up and was rolled back; {} if none."""
+    return (service["status"].get("detail") or {}).get("rolledBack") or {}
+
+
 def has_trouble(service: Json) -> bool:
     """Whether somebody should look at a service: it failed, does not answer, or keeps failing at an update."""
-    state, reason = service["status"]["state"], service["status"].get("reason") or ""
+    state, reason = service["status"]["state"], _reason(service)
     if state in ("failed", "unhealthy") or _FAILED.search(reason) or _RETRIED.search(reason):
         return True
     return state == "updating" and bool(_COUNT.sub("", reason).strip())
 
 
-def _read(client: Client, item: Json) -> Json:
-    return client.get(f"{API}/{find_kind(item['kind']).collection}/{item['id']}")
+def _reason(service: Json) -> str:
+    """Return the reason of the present state; that an earlier version was rolled back is none of it."""
+    status = service["status"]
+    told_of_before = status["state"] == "healthy" and rolled_back(service)
+    return "" if told_of_before else status.get("reason") or ""
 
 
-def _is_ready(item: Json, told: dict[str, str]) -> bool:
+class _Wait:
+    """What one waiting knows: the services as last seen, their meters and its patience."""
+
+    def __init__(self, client: Client, items: list[Json], timeout_s: float) -> None:
+        self.items = list(items)
+        self._client = client
+        self._versions = [int(item.get("status", {}).get("specVersion") or 0) for item in items]
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._away_since: float | None = None
+        self._meters: dict[int, Meter] = defaultdict(Meter)
+
+    def is_ready(self, number: int, shown: Display) -> bool:
+        """Look at a service and show it; raises CommandError if it failed."""
+        if not self._read(number):
+            return False
+        item = self.items[number]
+        standing, meter = standing_of(item), self._meters[number]
+        if meter.advance(standing):
+            self._deadline = max(self._deadline, time.monotonic() + self._timeout_s)
+        verdict = judge(item, self._versions[number])
+        if verdict != "failed":
+            shown.show(standing, meter)
+            return verdict == "ready"
+        raise failure(item, self._versions[number])
+
+    def check_patience(self, number: int) -> None:
+        """Raise CommandError if `number` has been waited for too long."""
+        if time.monotonic() > self._deadline:
+            raise CommandError(_late(self.items[number], self._timeout_s), "Look at: mooring services list")
+
+    def _read(self, number: int) -> bool:
+        """Read a service anew; return False if the platform is away at the moment."""
+        item = self.items[number]
+        try:
+            found = self._client.get(f"{API}/{find_kind(item['kind']).collection}/{item['id']}")
+        except CommandError as error:
+            now = time.monotonic()
+            if error.answered not in GONE_FOR_NOW or (self._away_since is not None and now - self._away_since > AWAY_S):
+                raise
+            self._away_since = self._away_since or now
+            return False
+        self._away_since = None
+        self.items[number] = {**item, **found}
+        return True
+
+
+def failure(item: Json, version: int = 0) -> CommandError:
+    """Return why a service failed and where to look."""
     name, status = item["metadata"]["name"], item["status"]
-    line = f"{name}: {status['state']}" + (f" ({status['reason']})" if status.get("reason") else "")
-    if told.get(name) != line:
-        told[name] = line
-        say(line)
-    verdict = judge(item)
-    if verdict == "failed":
-        shown = "logs" if item["kind"] == "ModelService" else "events"
-        raise CommandError(
-            f"{name} failed: {status.get('reason') or 'no reason was given'}", f"See: mooring services {shown} {name}"
+    told = rolled_back(item)
+    if version and told.get("version") == version:
+        return CommandError(
+            f"{name} failed: version {version} did not come up and was rolled back: {told.get('reason')}",
+            f"What ran before runs again. See: mooring services events {name}",
         )
-    return verdict == "ready"
+    return CommandError(f"{name} failed: {status.get('reason') or 'no reason was given'}", where_to_look(item))
+
+
+def where_to_look(item: Json) -> str:
+    """Return the command that shows more about a service in trouble: an engine's log, or what happened to it."""
+    downloads = "totalBytes" in (item["status"].get("progress") or {})
+    engine_ran = item["kind"] == "ModelService" and not downloads
+    return f"See: mooring services {'logs' if engine_ran else 'events'} {item['metadata']['name']}"
 
 
 def _late(item: Json, timeout_s: float) -> str:
@@ -91,3 +159,15 @@ def _late(item: Json, timeout_s: float) -> str:
     reason = f" ({status['reason']})" if status.get("reason") else ""
     ready = " not up to date" if status["state"] == "healthy" else f" still {status['state']}"
     return f"{item['metadata']['name']} is{ready} after {timeout_s:g} s{reason}."
+
+
+def _left(names: list[str]) -> str:
+    """Return what is said to a user who leaves the waiting with Ctrl-C."""
+    if not names:
+        return ""
+    told, goes = ", ".join(names), "goes" if len(names) == 1 else "go"
+    return (
+        f"\nYou have left the waiting; {told} {goes} on.\n"
+        f"Watch: mooring services events -f {names[0]}\n"
+        f"Remove: mooring services delete {names[0]}"
+    )

@@ -1,5 +1,7 @@
 """Tables: what is shown where there is little room."""
 
+import io
+
 import pytest
 
 from mooring.cli import output
@@ -76,3 +78,31 @@ def test_a_start_is_told_in_utc(started: str | float | None, expected: str) -> N
 def test_a_kind_is_told_as_people_say_it() -> None:
     assert find_kind("key").told == "API key"
     assert [kind.told for kind in KINDS[3:6]] == ["model service", "external service", "endpoint"]
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    pipe, terminal = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    assert output.paint("red", "BAD", pipe) == "BAD"
+    assert output.paint("red", "BAD", terminal) == "\x1b[31mBAD\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert output.paint("red", "BAD", terminal) == "BAD"
+
+
+def test_a_terminal_gets_texts_broken_at_spaces_and_a_pipe_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    text = "Service demo: failed: the engine could not read the model\nSee: mooring services logs demo"
+    lines = output.wrapped(text, terminal, 5).splitlines()
+    assert all(len(line) <= 30 for line in lines)
+    assert all(line.startswith("     ") for line in lines[1:])
+    assert " ".join(line.strip() for line in lines) == text.replace("\n", " ")
+    assert output.wrapped(text, io.StringIO(), 5) == text
+
+
+def test_a_long_reason_gets_room_at_the_cost_of_columns_that_can_be_spared() -> None:
+    titles = ["NAME", "ID", "KIND", "STATE", "READY", "MODEL", "REASON"]
+    row = ["mooring-demo", SERVICE_ID, "model", "failed", "0/1", "mooring-demo", "word " * 30]
+    assert [titles[index] for index in fitting(titles, [row], 80)] == ["NAME", "KIND", "STATE", "READY", "REASON"]

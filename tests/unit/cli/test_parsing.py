@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from mooring.cli.deploy import merge_endpoint, merge_service, name_for, plan_documents
 from mooring.cli.documents import name_places, read_placed
 from mooring.cli.kinds import KINDS, find_kind
 from mooring.cli.output import age
@@ -43,56 +42,6 @@ def test_since_refuses_what_is_no_time(text: str) -> None:
 )
 def test_an_age_is_told_in_its_largest_unit(seconds: int, expected: str) -> None:
     assert age(NOW.isoformat(), NOW.timestamp() + seconds) == expected
-
-
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [("Qwen3-0.6B_Q8_0", "qwen3-0.6b-q8-0"), ("模型", "model"), ("-x-", "x"), ("a" * 80, "a" * 63)],
-)
-def test_a_models_name_becomes_a_valid_object_name(model: str, name: str) -> None:
-    assert name_for(model) == name
-
-
-def test_deploying_a_name_means_a_model_that_ships_with_the_platform() -> None:
-    service, endpoint = plan_documents("mooring-demo", "", 2, "default")
-    assert service["spec"] == {"model": {"source": "builtin", "name": "mooring-demo"}, "replicas": 2}
-    assert endpoint["spec"] == {"services": [{"name": "mooring-demo"}]}
-
-
-def test_deploying_a_file_means_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "My.Model.gguf").touch()
-    monkeypatch.chdir(tmp_path)
-    service, _ = plan_documents("./My.Model.gguf", "", 1, "default")
-    assert service["metadata"]["name"] == "my.model"
-    assert service["spec"]["model"] == {"source": "local", "path": str(tmp_path / "My.Model.gguf")}
-
-
-@pytest.mark.parametrize("model", ["./missing.gguf", "missing.gguf", "/no/where"])
-def test_deploying_a_missing_file_is_refused(model: str) -> None:
-    with pytest.raises(UsageError, match="no file"):
-        plan_documents(model, "", 1, "default")
-
-
-def test_deploying_again_keeps_what_was_set_and_another_model_needs_update() -> None:
-    wanted, _ = plan_documents("mooring-demo", "", 1, "default")
-    spec = {"model": wanted["spec"]["model"], "replicas": 3, "args": ["--parallel=2"]}
-    existing = {"metadata": wanted["metadata"], "spec": spec}
-    assert merge_service(existing, wanted, None, update=False)["spec"] == spec
-    assert merge_service(existing, wanted, 2, update=False)["spec"] == {**spec, "replicas": 2}
-    other = {**existing, "spec": {**spec, "model": {"source": "local", "path": "/a.gguf"}}}
-    with pytest.raises(CommandError, match=r"another model \(/a.gguf\)"):
-        merge_service(other, wanted, None, update=False)
-    assert merge_service(other, wanted, None, update=True)["spec"] == spec
-
-
-def test_deploying_does_not_take_an_endpoint_away_from_another_service() -> None:
-    _, wanted = plan_documents("mooring-demo", "", 1, "default")
-    shared = {"services": [{"name": "mooring-demo", "weight": 1}, {"name": "other", "weight": 1}]}
-    assert merge_endpoint({"metadata": {}, "spec": shared}, wanted, update=False)["spec"] == shared
-    elsewhere = {"metadata": {}, "spec": {"services": [{"name": "other"}], "enabled": True}}
-    with pytest.raises(CommandError, match="leads to other"):
-        merge_endpoint(elsewhere, wanted, update=False)
-    assert merge_endpoint(elsewhere, wanted, update=True)["spec"]["services"] == [{"name": "mooring-demo"}]
 
 
 def test_of_several_files_the_faulty_one_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import mooring
 from mooring.cli import certificate, main
 from mooring.cli.client import Client, is_loopback
 from mooring.cli.problems import CommandError
@@ -47,6 +48,8 @@ class Gateway(BaseHTTPRequestHandler):
             self.answer(401, {"detail": "The key is not known.", "nextStep": "Use another key."})
         elif self.path.startswith("/manage/v1/services?"):
             self.answer(200, {"items": self.server.services})  # type: ignore[attr-defined]
+        elif self.path == "/manage/v1/version":
+            self.answer(200, {"name": "mooring", "version": mooring.__version__})
         elif self.path.startswith("/manage/v1/usage"):
             self.answer(200, {"items": [USED]})
         elif self.path.startswith("/manage/v1/keys?"):
@@ -136,7 +139,7 @@ def test_chat_prints_an_answer_that_is_no_stream(
 def test_the_doctor_says_how_to_get_back_in_when_the_key_is_refused(
     gateway: ThreadingHTTPServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("doctor", "--key", "mk-lost") == 1
+    assert run("doctor", "--offline", "--key", "mk-lost") == 1
     assert "mooring admin reset --data-dir .mooring" in capsys.readouterr().out
 
 
@@ -144,9 +147,9 @@ def test_the_doctor_is_not_content_with_a_failing_update(
     gateway: ThreadingHTTPServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = {"state": "updating", "reason": "0 of 1 replicas are ready. Failed after 3 starts. Out of memory."}
-    found = {"kind": "ModelService", "metadata": {"name": "demo"}, "spec": {}, "status": status}
+    found = {"kind": "ModelService", "id": "svc-1", "metadata": {"name": "demo"}, "spec": {}, "status": status}
     gateway.services = [found]  # type: ignore[attr-defined]
-    assert run("doctor") == 1
+    assert run("doctor", "--offline") == 1
     assert "BAD  Service demo: updating: 0 of 1" in capsys.readouterr().out
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mooring.cli import certificate, main
-from mooring.cli.doctor import check_processor
 from mooring.cli.problems import UsageError
 from mooring.cli.up import with_tls
 from mooring.settings import Settings, load
@@ -111,11 +110,3 @@ def test_own_and_self_signed_certificates_exclude_each_other(tmp_path: Path) -> 
 def test_settings_of_a_running_self_signed_platform_can_be_used_again(tmp_path: Path) -> None:
     once = with_tls(Settings(data_dir=tmp_path, tls="self-signed"))
     assert with_tls(once) == once
-
-
-@pytest.mark.parametrize(("flags", "fine"), [("fpu avx avx2 bmi1", True), ("fpu avx bmi1", False)])
-def test_the_doctor_looks_for_avx2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, fine: bool) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t:\n")
-    assert check_processor(cpuinfo).fine is fine

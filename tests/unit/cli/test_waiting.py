@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from mooring.cli import waiting
+from mooring.cli.client import Client
 from mooring.cli.problems import CommandError
-from mooring.cli.waiting import has_trouble, judge, wait_for_services
+from mooring.cli.waiting import failure, has_trouble, judge, wait_for_services
 
 
 def service(state: str, reason: str = "", *, current: int = 1, kind: str = "ModelService", **spec: Any) -> dict:
@@ -67,14 +68,40 @@ def test_trouble_is_told_also_while_a_service_still_answers(found: dict, trouble
     assert has_trouble(found) is trouble
 
 
-class Platform:
-    """Tells one state after the other; the last one stays."""
+def rolled_back(version: int, *, reason: str = "") -> dict:
+    found = service("healthy", reason)
+    told = {"version": version, "reason": "The engine exited with status 1: bad flag.", "at": "2026-01-31T08:00:00Z"}
+    found["status"] |= {"detail": {"rolledBack": told}, "specVersion": version + 1}
+    return found
 
-    def __init__(self, *states: dict) -> None:
+
+TOLD = "Version 2 did not come up and was rolled back: Failed 3 times in a row. No such file."
+
+
+def test_a_version_that_was_rolled_back_has_failed_and_an_earlier_one_does_not_matter() -> None:
+    assert judge(rolled_back(2), 2) == "failed"
+    assert judge(rolled_back(2), 3) == "ready"
+    assert judge(rolled_back(2, reason=TOLD), 3) == "ready"
+    assert not has_trouble(rolled_back(2, reason=TOLD))
+    said = failure(rolled_back(2), 2)
+    assert said.message == (
+        "demo failed: version 2 did not come up and was rolled back: The engine exited with status 1: bad flag."
+    )
+    assert "mooring services events demo" in said.next_step
+
+
+class Platform(Client):
+    """Tells one state after the other; the last one stays. An error is raised instead of told."""
+
+    def __init__(self, *states: dict | Exception) -> None:
+        super().__init__("http://127.0.0.1:1", "mk-x")
         self.states = list(states)
 
-    def get(self, path: str, **query: Any) -> dict:
-        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+    def get(self, path: str, **query: Any) -> Any:
+        found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +111,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait(platform: Platform, timeout_s: float = 60.0) -> list[dict]:
-    return wait_for_services(platform, [{**service("healthy"), "action": "updated"}], timeout_s)  # type: ignore[arg-type]
+    return wait_for_services(platform, [{**service("healthy"), "action": "updated"}], timeout_s)
 
 
 def test_a_failed_update_ends_the_waiting_at_once_with_its_reason() -> None:
@@ -101,3 +128,66 @@ def test_an_update_is_waited_for_although_the_old_replica_is_healthy() -> None:
 def test_what_comes_too_late_is_told_with_its_reason() -> None:
     with pytest.raises(CommandError, match=r"still updating after 0 s \(.*Starting again"):
         wait(Platform(service("updating", RETRIED, current=0)), 0.0)
+
+
+def away() -> CommandError:
+    return CommandError("No platform answers.")
+
+
+def refused() -> CommandError:
+    error = CommandError("The key is not known.")
+    error.answered = 401
+    return error
+
+
+def test_a_roll_back_of_what_was_applied_is_a_failure_with_its_reason() -> None:
+    item = {**service("updating"), "action": "updated"}
+    item["status"]["specVersion"] = 2
+    with pytest.raises(CommandError, match="version 2 did not come up and was rolled back: The engine exited"):
+        wait_for_services(Platform(service("updating", current=0), rolled_back(2)), [item], 60.0)
+
+
+def test_a_platform_that_restarts_meanwhile_is_waited_for_and_a_refusal_is_not() -> None:
+    assert wait(Platform(away(), away(), service("healthy")))[0]["status"]["state"] == "healthy"
+    with pytest.raises(CommandError, match="not known"):
+        wait(Platform(refused()))
+
+
+def test_a_platform_that_stays_away_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "AWAY_S", 0.0)
+    with pytest.raises(CommandError, match="No platform answers"):
+        wait(Platform(away()))
+
+
+def test_a_download_that_moves_on_is_waited_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10_000, 6))  # every look at the clock is six seconds later
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: float(next(now)))
+
+    def downloading(done: int) -> dict:
+        found = service("downloading", "org/repo is downloaded.", current=0)
+        found["status"]["progress"] = {"phase": "downloading", "doneBytes": done, "totalBytes": 100}
+        return found
+
+    moving = [downloading(done) for done in range(0, 101, 10)]
+    assert wait(Platform(*moving, service("healthy")), 13.0)[0]["status"]["state"] == "healthy"
+    with pytest.raises(CommandError, match="still downloading after 13 s"):
+        wait(Platform(*moving[:3]), 13.0)
+
+
+def test_a_failed_download_points_to_the_events_and_a_failed_engine_to_its_log() -> None:
+    gated = service("failed", "org/repo can't be fetched: the repository is gated. Accept its licence on the hub.")
+    gated["status"]["progress"] = {"phase": "waiting", "doneBytes": 0, "totalBytes": 0}
+    assert "Accept its licence" in failure(gated).message
+    assert failure(gated).next_step == "See: mooring services events demo"
+    assert failure(service("failed", "The engine ended.")).next_step == "See: mooring services logs demo"
+
+
+def test_whoever_leaves_hears_that_it_goes_on_and_how_to_watch_or_remove_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        wait(Platform(service("starting", current=0), KeyboardInterrupt()))  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "demo goes on" in said
+    assert "mooring services events -f demo" in said
+    assert "mooring services delete demo" in said
