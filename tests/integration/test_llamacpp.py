@@ -7,12 +7,10 @@ import fcntl
 import http.client
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -32,7 +30,7 @@ from mooring.engines.llamacpp_flags import FLAGS, Member, read_flags
 from mooring.engines.llamacpp_server import configure
 from mooring.placements.local import LocalPlacement
 from mooring.settings import Settings
-from mooring.testing.engines.files import write_gguf
+from mooring.testing.engines.files import write_demo_adapter
 
 DEMO = Path(mooring.__file__).parent / "assets" / "mooring-demo.gguf"
 PATIENCE_S = 60.0
@@ -182,22 +180,6 @@ async def test_a_client_that_leaves_frees_its_slot(engine: Engine) -> None:
     assert status == 200
 
 
-def _write_lora(path: Path, seed: int, rank: int = 4) -> Path:
-    """Write a LoRA adapter for the demo model, strong enough to change every answer."""
-    chance = random.Random(seed)
-
-    def numbers(count: int) -> bytes:
-        return struct.pack(f"<{count}f", *(chance.gauss(0, 0.5) for _ in range(count)))
-
-    header = {"general.type": "adapter", "general.architecture": "qwen3", "adapter.type": "lora"}
-    tensors = {}
-    for block in range(4):
-        for name, width in (("attn_q", 256), ("attn_v", 128)):
-            tensors[f"blk.{block}.{name}.weight.lora_a"] = ((256, rank), numbers(256 * rank))
-            tensors[f"blk.{block}.{name}.weight.lora_b"] = ((rank, width), numbers(rank * width))
-    return write_gguf(path, header | {"adapter.lora.alpha": 8.0}, tensors)
-
-
 async def test_an_adapter_changes_the_answers_that_ask_for_it_and_no_others(engine: Engine, tmp_path: Path) -> None:
     body = {"messages": GREETING, "temperature": 0, "max_tokens": 24}
 
@@ -212,7 +194,7 @@ async def test_an_adapter_changes_the_answers_that_ask_for_it_and_no_others(engi
     plain = await answer(None)
     await engine.placement.stop("rpl-1", 0.0)
     await engine.placement.remove("rpl-1")
-    adapters = tuple(AdapterFiles(f"a{seed}", _write_lora(tmp_path / f"{seed}.gguf", seed)) for seed in (7, 8))
+    adapters = tuple(AdapterFiles(f"a{seed}", write_demo_adapter(tmp_path / f"{seed}.gguf", seed)) for seed in (7, 8))
     await engine.start(["--parallel=1", "--ctx-size=2048", "--cache-prompt"], adapters=adapters)
     await engine.wait_ready()
     assert await answer(None) == plain, "without an adapter the model answers as it does alone"

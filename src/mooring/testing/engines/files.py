@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,22 @@ def write_gguf(path: Path, values: Mapping[str, Any], tensors: Mapping[str, Floa
     """Write a GGUF file and return its path."""
     path.write_bytes(gguf_bytes(values, tensors))
     return path
+
+
+def write_demo_adapter(path: Path, seed: int, rank: int = 4) -> Path:
+    """Write a LoRA adapter for the demo model, strong enough to change every answer; another seed, another one."""
+    chance = random.Random(seed)
+
+    def numbers(count: int) -> bytes:
+        return struct.pack(f"<{count}f", *(chance.gauss(0, 0.5) for _ in range(count)))
+
+    header = {"general.type": "adapter", "general.architecture": "qwen3", "adapter.type": "lora"}
+    tensors: dict[str, FloatTensor] = {}
+    for block in range(4):
+        for name, width in (("attn_q", 256), ("attn_v", 128)):
+            tensors[f"blk.{block}.{name}.weight.lora_a"] = ((256, rank), numbers(256 * rank))
+            tensors[f"blk.{block}.{name}.weight.lora_b"] = ((rank, width), numbers(rank * width))
+    return write_gguf(path, header | {"adapter.lora.alpha": 8.0}, tensors)
 
 
 def safetensors_bytes(shapes: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
