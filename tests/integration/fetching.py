@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mooring.core.files import is_held
 from mooring.core.models import FetchOrder, FetchReport
 from mooring.core.processes import start_time
 from mooring.settings import Settings
 from mooring.sources.cache import ModelCache
-from mooring.sources.folders import is_held
 from mooring.sources.records import read_fetcher
 from mooring.testing.hub import FakeHub
 

@@ -197,6 +197,21 @@ def test_deploying_says_what_became_of_it_and_shows_the_key_first(run: Run, tmp_
     assert (other.status, "--update" in other.err) == (1, True)
 
 
+def test_a_deployment_is_removed_as_a_whole_and_its_name_gets_a_key_that_opens_it_again(run: Run) -> None:
+    deploy = ("deploy", "mooring-demo", "--name", "brief", "--no-wait")
+    assert run(*deploy).status == 0
+    refused = run("services", "delete", "brief")
+    assert (refused.status, "mooring services delete brief --with-endpoints" in refused.err) == (1, True)
+    assert run("endpoints", "delete", "brief").status == 0
+    again = run(*deploy)
+    assert "Deleted the API key brief-key" in again.err and "(shown only now)" in again.out
+    removed = run("services", "delete", "brief", "--with-endpoints")
+    assert removed.status == 0
+    assert [line.rpartition(" ")[0] for line in removed.err.splitlines()] == [
+        "Deleted the endpoint brief", "Deleted the model service brief", "Deleted the API key brief-key",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
 def test_the_tour_of_the_readme_runs_in_its_order(
     readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

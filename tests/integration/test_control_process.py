@@ -177,7 +177,7 @@ def test_a_killed_engine_is_started_again_under_the_same_replica(served):
     assert served.engine_pids() != [pid]
 
 
-def test_a_model_that_is_none_ends_in_failed_with_the_engines_own_words(control, tmp_path):
+def test_a_model_that_is_none_ends_in_failed_before_anything_is_started(control, tmp_path):
     broken = tmp_path / "models" / "broken.gguf"
     broken.parent.mkdir()
     broken.write_bytes(b"this is not a model" * 100)
@@ -195,8 +195,8 @@ def test_a_model_that_is_none_ends_in_failed_with_the_engines_own_words(control,
     )
     assert status == 201
     found = control.until_state("failed", "broken")
-    assert "Failed 3 times in a row" in found["reason"]
-    assert "magic" in found["reason"]
+    assert "broken.gguf is no usable GGUF file" in found["reason"]
+    assert not list(control.folder.glob("replicas/*"))
 
 
 def test_a_deleted_service_leaves_no_process_and_no_folder(served):

@@ -208,3 +208,55 @@ async def test_a_small_disk_filled_by_others_stops_the_fetch_and_keeps_what_came
     assert report.files is not None and report.files.path.read_bytes() == data
     assert hub.sent("model.gguf") < 16 * MIB + 5 * MIB
     here.close()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("size", "digest", "says"),
+    [
+        (1.5, "", "the size that it lists"),
+        (-1, "", "the size that it lists"),
+        ("many", "", "size"),
+        (None, "../../../t/escaped", "the digest that it lists"),
+        (None, "a" * 300, "the digest that it lists"),
+    ],
+)
+async def test_a_listing_that_no_hub_would_give_is_refused(
+    hub: FakeHub, here: Installation, source: str, size: object, digest: str, says: str
+) -> None:
+    if size is not None:
+        hub.told_sizes["model.gguf"] = size  # type: ignore[assignment]
+    if digest:
+        hub.told_digests["model.gguf"] = digest
+    with fetching_is_clean(here):
+        report = await fails(here, order(hub, source=source))
+    assert report.final and (says in report.reason or "does not answer like" in report.reason), report
+    assert "spec.model.mirror" in report.reason
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_a_listing_without_end_takes_a_bounded_part_of_the_memory(
+    hub: FakeHub, here: Installation, source: str
+) -> None:
+    hub.endless = True
+    report = await fails(here, order(hub, source=source))
+    assert report.final and "does not come to an end" in report.reason, report
+
+
+@pytest.mark.parametrize("token", ["hf_secret\n", "hf sec ret", "hf_sécret", "hf_\x00secret"])
+@pytest.mark.parametrize("source", SOURCES)
+async def test_a_token_that_cannot_be_sent_is_refused_and_quoted_nowhere(
+    hub: FakeHub, here: Installation, source: str, token: str
+) -> None:
+    report = await fails(here, order(hub, source=source), token)
+    assert report.final and "spec.model.tokenSecret" in report.reason
+    written = b"".join(path.read_bytes() for path in here.models.rglob("*") if path.is_file())
+    assert token.strip().encode() not in written
+    assert token.strip() not in report.reason
+    assert hub.requests == []
+
+
+async def test_what_others_have_fetched_is_not_given_to_who_may_not_have_it(hub: FakeHub, here: Installation) -> None:
+    assert (await here.fetches(replace(order(hub, "org/gated"), owner="p/ours"), "good")).state == "complete"
+    report = await fails(here, order(hub, "org/gated"))
+    assert report.final and "is gated" in report.reason

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mooring.core.replicas import AdapterFiles, LaunchPlan, LaunchRequest, Repli
 from mooring.engines import llamacpp
 from mooring.engines.llamacpp_flags import FLAGS, Member, read_flags
 from mooring.engines.llamacpp_server import configure
+from mooring.gateway.waiting import PLACES_PER_SLOT
 from mooring.placements.local import LocalPlacement
 from mooring.settings import Settings
 from mooring.testing.engines.files import write_demo_adapter
@@ -178,6 +179,40 @@ async def test_a_client_that_leaves_frees_its_slot(engine: Engine) -> None:
         engine.ask, "/v1/chat/completions", {"messages": GREETING, "max_tokens": 1}, engine.place.key
     )
     assert status == 200
+
+
+async def test_a_probe_is_answered_beside_as_many_streams_as_the_gateway_may_open(engine: Engine) -> None:
+    await engine.start(["--ctx-size=2048"])
+    await engine.wait_ready()
+    body = {"prompt": "a", "max_tokens": 100000, "ignore_eos": True, "stream": True}
+    streams = 2 * PLACES_PER_SLOT * engine.plan.slots  # twice: while gateway workers are replaced
+    with ExitStack() as stack:
+        for connection in [stack.enter_context(engine.connection()) for _ in range(streams)]:
+            send(connection, "/v1/completions", body, engine.place.key)
+        await until_working(engine, engine.plan.slots)
+        for _ in range(20):
+            assert (await llamacpp.probe(engine.plan.address, engine.place.key)).state == "ready"
+    await until_working(engine, 0)
+
+
+async def test_a_probe_is_answered_while_callers_come_and_leave(engine: Engine) -> None:
+    await engine.start(["--ctx-size=2048"])
+    await engine.wait_ready()
+    body = {"prompt": "a", "max_tokens": 100000, "ignore_eos": True}
+
+    for _ in range(40):  # the engine notices within a second that they left
+        with ExitStack() as stack:
+            for _ in range(PLACES_PER_SLOT * engine.plan.slots):
+                send(stack.enter_context(engine.connection()), "/v1/completions", body, engine.place.key)
+            assert (await llamacpp.probe(engine.plan.address, engine.place.key)).state == "ready"
+    await until_working(engine, 0)
+
+
+async def until_working(engine: Engine, requests: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while (seen := await llamacpp.in_flight(engine.plan.address, engine.place.key)) != requests:
+        assert time.monotonic() < deadline, seen
+        await asyncio.sleep(0.01)
 
 
 async def test_an_adapter_changes_the_answers_that_ask_for_it_and_no_others(engine: Engine, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ async def test_gpus_that_do_not_exist_are_named_and_nothing_is_started(bench):
     ("resources", "told"),
     [
         ({"cpu": 400}, "A replica wants 400 cores; this machine has 8."),
-        ({"memory": "100000Gi"}, "A replica wants 100000Gi of memory; this machine has 16384Mi."),
+        ({"memory": "100000Gi"}, "A replica wants 100000.0 GiB of memory; this machine has 16.0 GiB."),
     ],
 )
 async def test_more_than_the_machine_has_is_named_and_nothing_is_started(bench, resources, told):

@@ -15,7 +15,7 @@ from mooring.store.events import EventFilter, Level
 
 STREAM = "application/x-ndjson"
 
-After = Annotated[int | None, Query(ge=0, description="Only what came after the event of this id")]
+After = Annotated[int | None, Query(ge=0, le=(1 << 31) - 1, description="Only what came after the event of this id")]
 Follow = Annotated[bool, Query(description="JSON lines, oldest first; new ones as they come, until the caller leaves")]
 
 router = APIRouter(prefix="/manage/v1/events", tags=["Event"], responses=problem_responses())

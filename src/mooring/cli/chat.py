@@ -42,7 +42,7 @@ def chat(
     if text or not sys.stdin.isatty():
         _say_once(session, conversation, text or sys.stdin.read().strip())
     else:
-        conversation.run(lambda name: find_model(session, name, project))
+        conversation.run(lambda name: find_model(session, name, project), _name_of(session, target))
 
 
 def find_model(session: Session, name: str, project: str) -> str:
@@ -76,6 +76,13 @@ def _arguments(session: Session, endpoint: str, message: str, project: str) -> t
             return known or endpoint, message
     default = session.endpoint or _only_model(session)
     return default, endpoint
+
+
+def _name_of(session: Session, target: str) -> str:
+    """Return the name of what is `target` in `model`, with its adapter if there is one."""
+    base, colon, adapter = target.partition(":")
+    names = {model["id"]: model.get("name") or model["id"] for model in _models(session)}
+    return names.get(target) or f"{names.get(base, base)}{colon}{adapter}"
 
 
 def _named(models: list[dict[str, Any]], name: str, project: str) -> str:

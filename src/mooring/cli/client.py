@@ -21,6 +21,7 @@ from mooring.cli.problems import CommandError, NotFoundError, RefusedKeyError
 Json = dict[str, Any]
 PAGE = 200
 HANDSHAKE_S = 3.0
+UNAVAILABLE = 503
 
 
 class Client:
@@ -143,7 +144,7 @@ class Client:
             return self._opener.open(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(error.code, error.read()) from None
+                raise _refusal(error.code, error.read(), error.headers.get("Retry-After") or "") from None
         except (OSError, HTTPException) as error:
             raise _unreachable(self.base_url, error) from None
 
@@ -172,8 +173,12 @@ def _tls(certificate: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _refusal(status: int, raw: bytes) -> CommandError:
-    """Return what a refusal says: RFC 9457 problem details, an OpenAI error, or whatever came."""
+def _refusal(status: int, raw: bytes, retry_after: str = "") -> CommandError:
+    """Return what a refusal says: RFC 9457 problem details, an OpenAI error, or whatever came.
+
+    Args:
+        retry_after: seconds after which the platform wants to be asked again, "" if it does not say.
+    """
     try:
         body = json.loads(raw)
     except ValueError:
@@ -189,6 +194,8 @@ def _refusal(status: int, raw: bytes) -> CommandError:
         refusal = kind(message, str(body.get("nextStep") or ""))
         refusal.faults = [fault for fault in body.get("errors") or [] if isinstance(fault, dict)]
         refusal.code = str(body.get("code") or "")
+    if status == UNAVAILABLE and retry_after.isdigit():
+        refusal.next_step = f"{refusal.next_step} Try again in {retry_after} s.".lstrip()
     refusal.answered = status
     return refusal
 

@@ -11,6 +11,7 @@ from mooring.cli.client import Client, Json
 from mooring.cli.output import paint, say
 from mooring.cli.problems import CommandError
 
+COMMANDS = ("/reset", "/system", "/model", "/help")
 HELP = """\
 /reset         forget what was said
 /system TEXT   set the system message; without TEXT, none
@@ -64,12 +65,17 @@ class Conversation:
         if self._stats:
             print(paint("dim", told(answer), sys.stderr), file=sys.stderr)
 
-    def run(self, find_model: Callable[[str], str]) -> None:
-        """Talk until Ctrl-D. `find_model` returns what a name is called in `model`, "" if nothing is called so."""
+    def run(self, find_model: Callable[[str], str], name: str = "") -> None:
+        """Talk until Ctrl-D.
+
+        Args:
+            find_model: returns what a name is called in `model`, "" if nothing is called so.
+            name: of what is talked to, if it is called otherwise than in `model`.
+        """
         import readline  # noqa: F401  (gives input() its history and editing)
 
         self._find = find_model
-        say(f"Talking to {self._options['model']}. /help for commands, Ctrl-D ends.")
+        say(f"Talking to {name or self._options['model']}. /help for commands, Ctrl-D ends.")
         while True:
             try:
                 text = _read()
@@ -105,15 +111,17 @@ class Conversation:
             say("The system message is set." if rest else "There is no system message.")
         elif command == "/model" and rest:
             self._change_model(rest)
-        else:
+        elif command in COMMANDS:
             say(HELP)
+        else:
+            raise CommandError(f"Unknown command {command}.", HELP)
 
     def _change_model(self, name: str) -> None:
         found = self._find(name)
         if not found:
             raise CommandError(f"This key may call nothing that is named {name}.", "See: mooring endpoints list")
         self._options["model"] = found
-        say(f"Talking to {found}.")
+        say(f"Talking to {name}.")
 
     def _print(self, body: Json, answer: Answer) -> None:
         """Print an answer as it comes. Reasoning is dim; where stdout is no terminal it goes to stderr."""

@@ -162,6 +162,7 @@ class _Order:
         self._service, self._endpoint = service, endpoint
         self._secrets: list[Json] = []
         self._items: list[Json] = []
+        self._label = ""
 
     def keep_token(self, token: str, found_in: str, *, explicit: bool) -> None:
         """Have a hub's token kept as a secret, unless one is named or was before and nobody asks for another."""
@@ -188,15 +189,11 @@ class _Order:
 
     def place(self) -> None:
         """Make service, endpoint and key, and print endpoint and key at once: the key is shown only here."""
-        from mooring.cli import kinds, output
+        from mooring.cli import output
 
-        client = self._session.client
         self._items = self._apply(self._documents())
-        labels = [item["metadata"]["name"] for item in client.items(f"{kinds.API}/keys", project=self._project)]
-        if deployment.label_for(self._name) not in labels:
-            # On its own: a label can't be applied twice, and its maker must see the key even if the model fails.
-            key = deployment.plan_key(self._name, self._named("Endpoint"), self._project)
-            self._items += self._apply([key])
+        self._start_failed()
+        self._ensure_key()
         if self._session.output is Format.table:
             self._print_access()
         else:
@@ -204,13 +201,19 @@ class _Order:
         sys.stdout.flush()
 
     def wait(self, timeout_s: float) -> None:
-        """Return when the model answers; raises CommandError with what to do if it does not come up."""
+        """Return when the model answers; raises NotReadyError with what to do if it does not come up."""
         from mooring.cli import output, waiting
 
         try:
             self._items = waiting.wait_for_services(self._session.client, self._items, timeout_s)
-        except CommandError as error:
-            error.next_step += f"\nTry again with the same command, or remove it: mooring services delete {self._name}"
+        except waiting.NotReadyError as error:
+            error.next_step += deployment.flags_for(error.message)
+            error.next_step += "\n" + (
+                "What ran before keeps serving. Correct the order with: mooring deploy … --update"
+                if error.serving
+                else "Try again with the same command, or remove it: "
+                f"mooring services delete {self._name} --with-endpoints"
+            )
             raise
         output.say("Ready.")
 
@@ -244,7 +247,35 @@ class _Order:
             error.message = re.sub(r"^Document \d+(?: \([^)]*\))?: ", "", error.message)
             if self._service["spec"]["model"]["source"] == "builtin" and "built-in model" in error.message:
                 error.next_step += " A model of a hub is named org/repo, a file by its path."
+            told = [error.message, error.next_step, *(str(fault.get("field")) for fault in error.faults)]
+            error.next_step = (error.next_step + deployment.flags_for(" ".join(told))).strip()
             raise
+
+    def _start_failed(self) -> None:
+        """Try a service anew that has failed and that the order did not change."""
+        from mooring.cli import kinds, output, waiting
+
+        item = self._item("ModelService")
+        if item["action"] != "unchanged" or item["spec"].get("stopped") or waiting.judge(item) != "failed":
+            return
+        path = kinds.object_path(kinds.find_kind("ModelService"), item["id"])
+        started = self._session.client.post(f"{path}/start", {})
+        self._items[self._items.index(item)] = {**item, **started, "action": "started"}
+        output.say(f"{self._name} had failed; it is tried anew.")
+
+    def _ensure_key(self) -> None:
+        """Make a key for the endpoint unless one of those made before opens it; one that opens nothing is deleted."""
+        from mooring.cli import access
+
+        client, endpoint = self._session.client, self._item("Endpoint")
+        found = access.find_access(client, self._name, endpoint, self._project)
+        self._label = found.label
+        if found.opens:
+            return
+        for key in found.useless:
+            access.delete_key(client, key)
+        # On its own: a label can't be applied twice, and its maker must see the key even if the model fails.
+        self._items += self._apply([deployment.plan_key(found.label, endpoint["metadata"]["name"], self._project)])
 
     def _documents(self) -> list[Json]:
         service, endpoint = self._service, self._endpoint
@@ -265,9 +296,6 @@ class _Order:
     def _item(self, kind: str) -> Json:
         return next(item for item in self._items if item["kind"] == kind)
 
-    def _named(self, kind: str) -> str:
-        return str(self._item(kind)["metadata"]["name"])
-
     def _key(self) -> str:
         return next((item["status"]["key"] for item in self._items if item["kind"] == "ApiKey"), "")
 
@@ -276,7 +304,7 @@ class _Order:
             if item["kind"] != "ApiKey":
                 print(f"{item['kind']} {item['metadata']['name']} {item['action']}")
         print(f"Endpoint: {self._item('Endpoint')['id']}")
-        key, label = self._key(), deployment.label_for(self._name)
+        key, label = self._key(), self._label
         print(f"Key:      {key}   (shown only now)" if key else f"Key:      {label} exists; it was shown when made.")
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mooring.cli.models import is_hub, same_model, stem, told
+from mooring.cli.models import difference, is_hub, same_model, same_source, stem
 from mooring.cli.problems import CommandError, UsageError
 
 Json = dict[str, Any]
+NEVER_RAN = ("failed", "pending", "downloading")
+MADE = "made by mooring deploy"  # begins the description of keys made here
+_FLAGS = {
+    "spec.model.file": "--file",
+    "spec.model.tokenSecret": "--token or --token-secret",
+    "spec.model.revision": "--revision",
+    "spec.model.mirror": "--mirror",
+    "spec.resources.memory": "--memory",
+}
 
 
 def plan_documents(model: Json, name: str, given: Json, project: str) -> list[Json]:
@@ -30,12 +39,17 @@ def plan_documents(model: Json, name: str, given: Json, project: str) -> list[Js
 def with_token(service: Json, token: str) -> tuple[Json, Json]:
     """Return the secret for a hub's token, and the service whose hub models use it."""
     name, project = service["metadata"]["name"], service["metadata"]["project"]
-    secret = f"{name[:53].rstrip('-.')}-hub-token"
+    secret = secret_for(name)
     spec = {**service["spec"], "model": _using(service["spec"]["model"], secret)}
     if "adapters" in spec:
         spec["adapters"] = [{**adapter, "model": _using(adapter["model"], secret)} for adapter in spec["adapters"]]
     metadata = {"name": secret, "project": project}
     return {"kind": "Secret", "metadata": metadata, "spec": {"stringData": {"token": token}}}, {**service, "spec": spec}
+
+
+def secret_for(service: str) -> str:
+    """Return the name of the secret that holds the hub's token of a service."""
+    return f"{service[:53].rstrip('-.')}-hub-token"
 
 
 def needs_token(service: Json) -> bool:
@@ -48,16 +62,18 @@ def merge_service(existing: Json, wanted: Json, *, update: bool) -> Json:
     """Return the existing service with what is wanted of it; what was set on it besides stays.
 
     Raises:
-        CommandError: more than the number of replicas would change, and `update` is not asked for.
+        CommandError: more than the number of replicas would change of a service that has run, or the model of any,
+            and `update` is not asked for.
     """
     name, before, spec = wanted["metadata"]["name"], existing["spec"], dict(wanted["spec"])
-    if same_model(before["model"], spec["model"]):
-        spec["model"] = {**before["model"], **spec["model"]}
-    elif not update:
+    update = update or (never_ran(existing) and same_source(before["model"], spec["model"]))
+    if not same_model(before["model"], spec["model"]) and not update:
         raise CommandError(
-            f"The service '{name}' exists and runs another model ({told(before['model'])}).",
-            "Add --update to replace its model, or choose another name with --name.",
+            f"The service '{name}' exists and runs {difference(before['model'], spec['model'])}.",
+            "Add --update to replace what it runs, or choose another name with --name.",
         )
+    if same_source(before["model"], spec["model"]) and before["model"].get("tokenSecret"):
+        spec["model"] = {"tokenSecret": before["model"]["tokenSecret"], **spec["model"]}
     if "resources" in spec:
         spec["resources"] = {**(before.get("resources") or {}), **spec["resources"]}
     others = [field for field in spec if field not in ("model", "replicas") and spec[field] != before.get(field)]
@@ -67,6 +83,12 @@ def merge_service(existing: Json, wanted: Json, *, update: bool) -> Json:
             "Add --update to change it, or choose another name with --name.",
         )
     return {**wanted, "metadata": existing["metadata"], "spec": {**before, **spec}}
+
+
+def never_ran(service: Json) -> bool:
+    """Whether nothing of a service has served yet, so that nobody misses what it was before."""
+    status = service.get("status", {})
+    return status.get("state") in NEVER_RAN and not status.get("readyReplicas")
 
 
 def merge_endpoint(existing: Json, wanted: Json, *, update: bool) -> Json:
@@ -87,15 +109,34 @@ def merge_endpoint(existing: Json, wanted: Json, *, update: bool) -> Json:
     return {**wanted, "metadata": existing["metadata"], "spec": spec}
 
 
-def plan_key(service: str, endpoint: str, project: str) -> Json:
+def plan_key(label: str, endpoint: str, project: str) -> Json:
     """Return the document of the key that is made for an endpoint."""
-    spec = {"description": f"made by mooring deploy for {endpoint}"[:100], "endpoints": [endpoint]}
-    return {"kind": "ApiKey", "metadata": {"name": label_for(service), "project": project}, "spec": spec}
+    spec = {"description": f"{MADE} for {endpoint}"[:100], "endpoints": [endpoint]}
+    return {"kind": "ApiKey", "metadata": {"name": label, "project": project}, "spec": spec}
 
 
 def label_for(service: str) -> str:
     """Return the label of a service's key: labels have no dots."""
     return f"{service.replace('.', '-')}-key"
+
+
+def made_for(key: Json, service: str) -> bool:
+    """Whether `mooring deploy` made a key for a service."""
+    labelled = re.fullmatch(rf"{re.escape(label_for(service))}(-\d+)?", key["metadata"]["name"])
+    return bool(labelled) and str(key["spec"].get("description") or "").startswith(MADE)
+
+
+def free_label(service: str, taken: set[str]) -> str:
+    """Return the label of a service's key, numbered from 2 where the plain one is taken."""
+    first = label_for(service)
+    numbered = (f"{first}-{number}" for number in range(2, len(taken) + 3))
+    return first if first not in taken else next(label for label in numbered if label not in taken)
+
+
+def flags_for(text: str) -> str:
+    """Return which flags stand for the fields that a text speaks of, "" where it speaks of none."""
+    flags = [flag for field, flag in _FLAGS.items() if field in text]
+    return f" (With mooring deploy: {', '.join(flags)}.)" if flags else ""
 
 
 def name_for(text: str) -> str:

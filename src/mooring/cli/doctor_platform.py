@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from mooring.cli.doctor_machine import is_running
 from mooring.cli.kinds import API
 from mooring.cli.problems import CommandError, NotFoundError, RefusedKeyError
 from mooring.cli.session import Format, connect
-from mooring.cli.waiting import has_trouble, rolled_back, where_to_look
+from mooring.cli.waiting import has_trouble, rolled_back, unfit, where_to_look
 
 TIMEOUT_S = 5.0
 SLOW_S = 1.0
@@ -69,23 +69,31 @@ def check_expiry(ends: datetime, now: datetime) -> Check:
     return check("Certificate", ends > now and days >= EXPIRY_DAYS, found, advice, otherwise=level)
 
 
-def check_service(service: Json) -> Check:
-    """Return how a service stands."""
+def check_service(service: Json, *, started: bool) -> Check:
+    """Return how a service stands; `started` says whether it has an engine whose log can be looked at."""
     name, status = f"Service {service['metadata']['name']}", service["status"]
-    reason = f": {status['reason']}" if status.get("reason") else ""
+    reason = f": {reason}" if (reason := unfit(service) or status.get("reason")) else ""
     found = status["state"] + reason
     if has_trouble(service):
-        return Check(name, "BAD", found, where_to_look(service))
+        return Check(name, "BAD", found, where_to_look(service, started=started))
     at_rest = status["state"] in ("stopped", "sleeping")
     if rolled_back(service) or (not at_rest and (status["state"] != "healthy" or reason)):
         return Check(name, "note", found, f"Watch: mooring services events -f {service['metadata']['name']}")
     return Check(name, "ok", found)
 
 
-def check_endpoint(endpoint: Json) -> Check | None:
-    """Return how an endpoint stands; None if there is nothing to say."""
-    name, status = endpoint["metadata"]["name"], endpoint["status"]
-    reason = f": {status['reason']}" if status.get("reason") else ""
+def check_endpoint(endpoint: Json, told: Collection[tuple[str, str]] = ()) -> Check | None:
+    """Return how an endpoint stands; None if there is nothing to say.
+
+    Args:
+        told: (project, name) of the services whose reasons stand above and are not repeated.
+    """
+    name, status, project = endpoint["metadata"]["name"], endpoint["status"], endpoint["metadata"].get("project", "")
+    targets = [target["name"] for target in endpoint["spec"].get("services", [])]
+    if targets and all((project, target) in told for target in targets):
+        reason = f", see above: Service {', '.join(targets)}"
+    else:
+        reason = f": {status['reason']}" if status.get("reason") else ""
     advice = f"See: mooring endpoints get {name}"
     level = {"Abnormal": "BAD", "Scheduling": "note"}.get(status["state"])
     return None if level is None else Check(f"Endpoint {name}", level, status["state"] + reason, advice)  # type: ignore[arg-type]
@@ -113,16 +121,19 @@ def _check_objects(client: Client, data_dir: Path | None) -> Iterator[Check]:
     begun = time.monotonic()
     services = client.items(f"{API}/services") + client.items(f"{API}/external-services")
     endpoints = client.items(f"{API}/endpoints")
-    found = f"answers in {(time.monotonic() - begun) * 1000:.0f} ms"
-    yield Check("Database", "ok", f"{found}; {len(services)} services, {len(endpoints)} endpoints")
+    took = f"answers in {(time.monotonic() - begun) * 1000:.0f} ms"
+    yield Check("Database", "ok", f"{took}; {len(services)} services, {len(endpoints)} endpoints")
     replicas: set[str] = set()
+    told: set[tuple[str, str]] = set()
     for service in services:
-        yield check_service(service)
-        if service["kind"] == "ModelService":
-            items = _replicas(client, service)
-            replicas |= {item["id"] for item in items}
-            yield from (_replica(service, item) for item in items if item["state"] != "ready" and item.get("reason"))
-    yield from (found for found in map(check_endpoint, endpoints) if found is not None)
+        items = _replicas(client, service) if service["kind"] == "ModelService" else []
+        replicas |= {item["id"] for item in items}
+        found = check_service(service, started=bool(items))
+        yield found
+        if found.level != "ok":
+            told.add((service["metadata"].get("project", ""), service["metadata"]["name"]))
+        yield from (_replica(service, item) for item in items if item["state"] != "ready" and _adds(item, found))
+    yield from (found for endpoint in endpoints if (found := check_endpoint(endpoint, told)) is not None)
     if data_dir is not None:
         yield from _check_orphans(data_dir, replicas)
 
@@ -132,6 +143,11 @@ def _replicas(client: Client, service: Json) -> list[Json]:
         return client.get(f"{API}/services/{service['id']}/replicas")["items"]
     except NotFoundError:  # deleted meanwhile
         return []
+
+
+def _adds(item: Json, service: Check) -> bool:
+    """Whether a replica's reason says more than its service's."""
+    return bool(item.get("reason")) and item["reason"] not in service.found
 
 
 def _replica(service: Json, item: Json) -> Check:

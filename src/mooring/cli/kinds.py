@@ -73,6 +73,11 @@ def _expiry(item: Json) -> str:
     return str(item["spec"].get("expiresAt") or "never")[:10]
 
 
+def _first_sentence(item: Json) -> str:
+    """Return the beginning of the reason: all of it would push aside what an endpoint leads to."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", str(item.get("status", {}).get("reason") or ""), maxsplit=1)[0]
+
+
 def _scope(item: Json) -> str:
     return ", ".join(item["spec"].get("endpoints") or ["all"])
 
@@ -106,7 +111,7 @@ KINDS = (
         "Endpoint",
         ("endpoint", "endpoints", "ep"),
         "endpoints",
-        (NAME, ID, STATE, ("SERVICES", _targets), REASON),
+        (NAME, ID, STATE, ("SERVICES", _targets), ("REASON", _first_sentence)),
     ),
     Kind(
         "ApiKey",

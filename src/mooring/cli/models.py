@@ -22,6 +22,7 @@ class Hub(StrEnum):
     modelscope = "modelscope"
 
 
+_HUB_FIELDS = ("file", "revision", "mirror")
 TOKEN_VARIABLES = {Hub.huggingface: "HF_TOKEN", Hub.modelscope: "MODELSCOPE_API_TOKEN"}
 
 
@@ -83,6 +84,23 @@ def is_hub(model: Json) -> bool:
 def same_model(first: Json, second: Json) -> bool:
     """Whether two `spec.model` are the same files; the credential does not count."""
     return {**first, "tokenSecret": None} == {**second, "tokenSecret": None}
+
+
+def same_source(first: Json, second: Json) -> bool:
+    """Whether two `spec.model` name the same model, of whatever revision and files."""
+    return (first["source"], told(first)) == (second["source"], told(second))
+
+
+def difference(before: Json, wanted: Json) -> str:
+    """Return what is other in `before` than in `wanted`, in words: the model, or its file, revision or mirror."""
+    if not same_source(before, wanted):
+        return f"another model ({told(before)})"
+    others = [
+        f"another {field} ({before.get(field) or 'none named'})"
+        for field in _HUB_FIELDS
+        if before.get(field) != wanted.get(field)
+    ]
+    return f"{told(before)} with {' and '.join(others)}"
 
 
 def find_token(given: str, hub: Hub, environ: Mapping[str, str]) -> tuple[str, str]:

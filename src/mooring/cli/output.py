@@ -26,7 +26,7 @@ FLEXIBLE = {
     "USED BY": (16, 16),
 }
 # Left out in this order where width is scarce.
-SPARE = ("CACHE KEY", "FILES", "PID", "MODEL", "REQUEST", "ENDED", "SERVICE", "TYPE", "ACCESS", "SERVICES", "ID")
+SPARE = ("CACHE KEY", "FILES", "PID", "MODEL", "REQUEST", "ENDED", "SERVICE", "TYPE", "ACCESS", "ID")
 
 
 def print_objects(items: Sequence[dict[str, Any]], columns: Sequence[Column], output: Format) -> None:

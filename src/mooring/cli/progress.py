@@ -20,7 +20,7 @@ _PHASES = {
     "loading": "loading",
 }
 _PLAIN = re.compile(
-    r"^(\S+ (waits|is looked up|is verified|is downloaded)|The engine loads the model)\.$"
+    r"^(\S+ (waits|is being looked up|is being verified|is being downloaded)|The engine loads the model)\.$"
 )  # what the phase says already
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _NAME_WIDTH, _PHASE_WIDTH, _BAR_WIDTH = 18, 13, 12

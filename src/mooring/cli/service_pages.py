@@ -71,6 +71,8 @@ def print_logs(session: Session, name: str, project: str, *, follow: bool, repli
             f"See what happened to it with: mooring services events {name}",
         )
     path = f"{object_path(kind, item['id'])}/logs"
+    if not replica and not client.get(f"{object_path(kind, item['id'])}/replicas")["items"]:
+        say(_no_engine(item))
     if follow:
         for line in follow_lines(client, path, lambda: _exists(session, item), tail, replica=replica):
             print(line, flush=True)
@@ -112,10 +114,10 @@ def print_instructions(session: Session, path: str, language: str, project: str)
     """Print how to call a service or an endpoint: its addresses and samples."""
     answer = session.client.get(f"{path}/instructions", project=project)
     if language:
+        known = _languages(answer)
         answer = {**answer, "dialects": [_only(dialect, language) for dialect in answer["dialects"]]}
-        known = {sample["language"] for dialect in answer["dialects"] for sample in dialect["samples"]}
-        if not known:
-            raise CommandError(f"There is no sample in {language}.", "See all of them without --language.")
+        if not _languages(answer):
+            raise CommandError(f"There is no sample in {language}.", f"There are samples in: {', '.join(known)}.")
     if session.output is not Format.table:
         print_data(answer, session.output)
         return
@@ -173,6 +175,22 @@ REPLICAS: tuple[Column, ...] = (
     ("PID", lambda item: item.get("pid") or ""),
     ("REASON", lambda item: item.get("reason") or ""),
 )
+
+
+def _no_engine(item: Json) -> str:
+    """Return what is said of a service without replicas to somebody who wants their log."""
+    name, status = item["metadata"]["name"], item["status"]
+    reason = f": {status['reason']}" if status.get("reason") else "."
+    rests = status["state"] in ("stopping", "stopped", "sleeping")
+    return (
+        f"{f'No engine of {name} runs now' if rests else f'No engine of {name} has started yet'}; "
+        f"it is {status['state']}{reason}\nSee what happened to it: mooring services events {name}"
+    )
+
+
+def _languages(answer: Json) -> list[str]:
+    """Return the languages of the samples, each once, in their order."""
+    return list(dict.fromkeys(sample["language"] for dialect in answer["dialects"] for sample in dialect["samples"]))
 
 
 def _only(dialect: Json, language: str) -> Json:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mooring.cli import service_pages
+from mooring.cli import removal, service_pages
 from mooring.cli.completion import complete_models
 from mooring.cli.kinds import API, KINDS, SERVICES, apply_documents, find_kind, get_service, object_path
 from mooring.cli.objects import DryRun, Tag, change_object, print_applied, print_changed, rehearsal
 from mooring.cli.output import print_data, print_objects, say
+from mooring.cli.problems import CommandError
 from mooring.cli.service_pages import Follow, Language, Limit, Replica, ServiceName, Tail
 from mooring.cli.session import Project, Session, connected
 from mooring.cli.terms import AgreeTerms, agree
@@ -78,14 +79,39 @@ def create(
 
 @app.command()
 @connected
-def delete(session: Session, name: ServiceName, dry_run: DryRun = False, project: Project = "default") -> None:
-    """Delete a service; its replicas end.
+def delete(
+    session: Session,
+    name: ServiceName,
+    with_endpoints: Annotated[
+        bool,
+        typer.Option(
+            "--with-endpoints", help="And the endpoints that lead only to it, with what deploy made for them."
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+    project: Project = "default",
+) -> None:
+    """Delete a service; its replicas end. While an endpoint leads to it, this is refused.
+
+    With --with-endpoints its endpoints go too, the keys that mooring deploy made for them, and its hub token.
 
     Example: [bold]mooring services delete demo2[/bold]
     """
     kind, item = get_service(session.client, name, project)
-    session.client.delete(object_path(kind, item["id"]), project=project, **rehearsal(dry_run))
-    say(f"{'Would delete' if dry_run else 'Deleted'} the {kind.told} {item['metadata']['name']} ({item['id']}).")
+    if with_endpoints:
+        found = removal.find_removal(session.client, item)
+        if not dry_run:
+            removal.remove(session.client, found)
+        for part in found.items if dry_run else ():
+            say(f"Would delete {removal.told(part)}.")
+        return
+    try:
+        session.client.delete(object_path(kind, item["id"]), project=project, **rehearsal(dry_run))
+    except CommandError as error:
+        if error.answered == removal.CONFLICT:
+            error.next_step += f" Or delete them with it: mooring services delete {name} --with-endpoints"
+        raise
+    say(f"{'Would delete' if dry_run else 'Deleted'} {removal.told(item)}.")
 
 
 @app.command()

@@ -16,6 +16,17 @@ from mooring.cli.session import given_before
 if TYPE_CHECKING:
     from mooring.settings import Settings
 
+ModelCache = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MOORING_MODEL_CACHE", help="Folder of the models from hubs (default: models in the data dir)."
+    ),
+]
+VllmCommand = Annotated[
+    str | None,
+    typer.Option(envvar="MOORING_VLLM_COMMAND", help="How vLLM is started here (default: vllm serve)."),
+]
+
 
 def up(
     data_dir: Annotated[
@@ -58,6 +69,8 @@ def up(
         str | None,
         typer.Option(envvar="MOORING_MODEL_ROOTS", help="Folders with local models, separated by ':'."),
     ] = None,
+    model_cache: ModelCache = None,
+    vllm_command: VllmCommand = None,
     no_demo: Annotated[
         bool, typer.Option("--no-demo", envvar="MOORING_NO_DEMO", help="Start without the demo model.")
     ] = False,
@@ -81,6 +94,8 @@ def up(
             tls_cert=tls_cert,
             tls_key=tls_key,
             model_roots=tuple(part for part in model_roots.split(":") if part) if model_roots else None,
+            model_cache=model_cache,
+            vllm_command=vllm_command,
             demo=False if no_demo else None,
         )
     except settings.SettingError as error:

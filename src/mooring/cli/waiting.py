@@ -8,9 +8,9 @@ from collections import defaultdict
 from typing import Literal
 
 from mooring.cli.client import Client, Json
-from mooring.cli.kinds import API, find_kind
+from mooring.cli.kinds import API, find_kind, object_path
 from mooring.cli.output import say
-from mooring.cli.problems import CommandError
+from mooring.cli.problems import CommandError, NotFoundError
 from mooring.cli.progress import Display, Meter, display, standing_of
 
 PAUSE_S = 0.5
@@ -25,6 +25,18 @@ _RETRIED = re.compile(r"Starting again in \d")
 _COUNT = re.compile(r"\d+ of \d+ replicas are ready\.")
 
 
+class NotReadyError(CommandError):
+    """A service does not run what was ordered.
+
+    Attributes:
+        serving: whether what ran before keeps serving.
+    """
+
+    def __init__(self, message: str, next_step: str, *, serving: bool) -> None:
+        super().__init__(message, next_step)
+        self.serving = serving
+
+
 def wait_for_services(client: Client, items: list[Json], timeout_s: float) -> list[Json]:
     """Return the items with their services as they are once all run what their specs ask for.
 
@@ -32,13 +44,14 @@ def wait_for_services(client: Client, items: list[Json], timeout_s: float) -> li
         timeout_s: how long to wait; time in which a download brings bytes does not count.
 
     Raises:
-        CommandError: one failed or was rolled back, or they were not ready in time.
+        NotReadyError: one failed or was rolled back, or they were not ready in time.
+        CommandError: the platform refuses, or stays away.
         KeyboardInterrupt: the user has left; that the services go on has been said.
     """
     waiting = [number for number, item in enumerate(items) if item["kind"] in SERVICE_KINDS]
     wait = _Wait(client, items, timeout_s)
     try:
-        if any(items[number].get("action") == "updated" for number in waiting):
+        if any(items[number].get("action") in ("updated", "started") for number in waiting):
             time.sleep(min(SETTLE_S, timeout_s))
         with display() as shown:
             while waiting := [number for number in waiting if not wait.is_ready(number, shown)]:
@@ -58,7 +71,7 @@ def judge(service: Json, version: int = 0) -> Verdict:
     """
     spec, status = service["spec"], service["status"]
     state, reason = status["state"], _reason(service)
-    if state == "failed" or _FAILED.search(reason) or (version and rolled_back(service).get("version") == version):
+    if unfit(service) or state == "failed" or _FAILED.search(reason) or _is_rolled_back(service, version):
         return "failed"
     if service["kind"] == "ExternalService":
         return "ready" if state == "healthy" else "waiting"
@@ -73,10 +86,15 @@ def rolled_back(service: Json) -> Json:
     return (service["status"].get("detail") or {}).get("rolledBack") or {}
 
 
+def unfit(service: Json) -> str:
+    """Return why the machine can never hold what a service asks for; "" if it can."""
+    return str((service["status"].get("detail") or {}).get("unfit") or "")
+
+
 def has_trouble(service: Json) -> bool:
-    """Whether somebody should look at a service: it failed, does not answer, or keeps failing at an update."""
+    """Whether somebody should look at a service: it failed, does not answer or fit, or keeps failing at an update."""
     state, reason = service["status"]["state"], _reason(service)
-    if state in ("failed", "unhealthy") or _FAILED.search(reason) or _RETRIED.search(reason):
+    if unfit(service) or state in ("failed", "unhealthy") or _FAILED.search(reason) or _RETRIED.search(reason):
         return True
     return state == "updating" and bool(_COUNT.sub("", reason).strip())
 
@@ -101,7 +119,7 @@ class _Wait:
         self._meters: dict[int, Meter] = defaultdict(Meter)
 
     def is_ready(self, number: int, shown: Display) -> bool:
-        """Look at a service and show it; raises CommandError if it failed."""
+        """Look at a service and show it; raises NotReadyError if it failed."""
         if not self._read(number):
             return False
         item = self.items[number]
@@ -112,12 +130,14 @@ class _Wait:
         if verdict != "failed":
             shown.show(standing, meter)
             return verdict == "ready"
-        raise failure(item, self._versions[number])
+        raise failure(item, self._versions[number], started=engine_started(self._client, item))
 
     def check_patience(self, number: int) -> None:
-        """Raise CommandError if `number` has been waited for too long."""
+        """Raise NotReadyError if `number` has been waited for too long."""
         if time.monotonic() > self._deadline:
-            raise CommandError(_late(self.items[number], self._timeout_s), "Look at: mooring services list")
+            item = self.items[number]
+            told = _late(item, self._timeout_s)
+            raise NotReadyError(told, "Look at: mooring services list", serving=_serves(item))
 
     def _read(self, number: int) -> bool:
         """Read a service anew; return False if the platform is away at the moment."""
@@ -135,23 +155,47 @@ class _Wait:
         return True
 
 
-def failure(item: Json, version: int = 0) -> CommandError:
-    """Return why a service failed and where to look."""
-    name, status = item["metadata"]["name"], item["status"]
-    told = rolled_back(item)
-    if version and told.get("version") == version:
-        return CommandError(
-            f"{name} failed: version {version} did not come up and was rolled back: {told.get('reason')}",
-            f"What ran before runs again. See: mooring services events {name}",
+def failure(item: Json, version: int = 0, *, started: bool) -> NotReadyError:
+    """Return why a service failed and where to look.
+
+    Args:
+        version: the `specVersion` that was ordered.
+        started: whether an engine of it has started, so that there is a log.
+    """
+    name = item["metadata"]["name"]
+    if _is_rolled_back(item, version):
+        return NotReadyError(
+            f"{name} failed: version {version} did not come up and was rolled back: {rolled_back(item).get('reason')}",
+            f"The version before runs again. See: mooring services events {name}, mooring services logs {name}",
+            serving=True,
         )
-    return CommandError(f"{name} failed: {status.get('reason') or 'no reason was given'}", where_to_look(item))
+    reason = unfit(item) or item["status"].get("reason") or "no reason was given"
+    return NotReadyError(f"{name} failed: {reason}", where_to_look(item, started=started), serving=_serves(item))
 
 
-def where_to_look(item: Json) -> str:
+def where_to_look(item: Json, *, started: bool) -> str:
     """Return the command that shows more about a service in trouble: an engine's log, or what happened to it."""
-    downloads = "totalBytes" in (item["status"].get("progress") or {})
-    engine_ran = item["kind"] == "ModelService" and not downloads
-    return f"See: mooring services {'logs' if engine_ran else 'events'} {item['metadata']['name']}"
+    return f"See: mooring services {'logs' if started else 'events'} {item['metadata']['name']}"
+
+
+def engine_started(client: Client, item: Json) -> bool:
+    """Whether a service has an engine of its own that has written, or may have written, a log."""
+    if item["kind"] != "ModelService":
+        return False
+    if (item["status"].get("progress") or {}).get("phase") == "loading":
+        return True
+    try:
+        return bool(client.get(f"{object_path(find_kind('ModelService'), item['id'])}/replicas")["items"])
+    except NotFoundError:  # deleted meanwhile
+        return False
+
+
+def _is_rolled_back(item: Json, version: int) -> bool:
+    return version > 0 and rolled_back(item).get("version") == version
+
+
+def _serves(item: Json) -> bool:
+    return item["status"].get("readyReplicas", 0) > 0
 
 
 def _late(item: Json, timeout_s: float) -> str:
@@ -169,5 +213,5 @@ def _left(names: list[str]) -> str:
     return (
         f"\nYou have left the waiting; {told} {goes} on.\n"
         f"Watch: mooring services events -f {names[0]}\n"
-        f"Remove: mooring services delete {names[0]}"
+        f"Remove: mooring services delete {names[0]} --with-endpoints"
     )

@@ -66,7 +66,7 @@ async def _users(db: Database) -> Users:
         specs = [service.spec]
         if service.id in good:
             specs.append(with_recipe(service.spec, good[service.id]["recipe"]))
-        for key in {order.key for spec in specs for _, order in orders_of(spec)}:
+        for key in {order.key for spec in specs for _, order in orders_of(spec, service.metadata.project)}:
             users[key].append(service)
     return users
 

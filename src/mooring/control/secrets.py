@@ -10,6 +10,7 @@ from mooring.core.pages import Query
 from mooring.core.secrets import Secret, token_key
 from mooring.store import changes
 from mooring.store import secrets as store
+from mooring.store import services as services_store
 from mooring.store.database import Transaction
 
 
@@ -58,7 +59,9 @@ async def update(tx: Transaction, before: Secret, wanted: Secret, context: Conte
     users = await store.services_using(tx, *place)
     if values_differ:
         _refuse_unusable(wanted, users)
-        await changes.record(tx, "service", [service_id for service_id, _ in users])
+        ids = [service_id for service_id, _ in users]
+        await services_store.revive(tx, ids)  # one that was refused with the old value is not failed any more
+        await changes.record(tx, "service", ids)
     sealed_now = _seal(wanted, context) if values_differ else None
     return await store.update_secret(tx, wanted.model_copy(update={"id": before.id}), sealed_now)
 

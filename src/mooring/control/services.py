@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from urllib.parse import urlsplit
 
 from mooring.control.context import Actor, Context, require_administrator
 from mooring.control.refusals import in_spec, refuse_moderation, require_project
-from mooring.core.errors import Conflict, Invalid, Unprocessable
+from mooring.core.errors import Conflict, Invalid, MooringError, Unprocessable
 from mooring.core.ids import new_id
 from mooring.core.models import ModelFormat
 from mooring.core.pages import Query
@@ -21,8 +20,8 @@ from mooring.core.services import (
     ModelServiceSpec,
     engine_for,
     guessed_engine,
+    hubs_of,
     next_state,
-    orders_of,
     recipe_part,
     wanted_replicas,
 )
@@ -55,7 +54,7 @@ async def prepare(service: ModelService, context: Context, actor: Actor) -> None
     for adapter in spec.adapters:
         if isinstance(adapter.model, LocalModel):
             find_local_adapter(adapter.model.path, context.settings.model_roots)
-    _check_mirrors(spec)
+    await _check_mirrors(spec)
     engine = engine_for(spec, found) if found is not None else guessed_engine(spec)
     with in_spec():
         if engine:
@@ -89,15 +88,16 @@ def _names_gguf(spec: ModelServiceSpec) -> bool:
     return isinstance(model, HubModel) and "gguf" in f"{model.name} {model.file or ''}".lower()
 
 
-def _check_mirrors(spec: ModelServiceSpec) -> None:
-    for hub, _ in orders_of(spec):
-        mirror = urlsplit(hub.mirror or "https://hub")
-        if mirror.scheme not in ("http", "https") or not mirror.hostname or mirror.username or mirror.query:
-            raise Unprocessable(
-                f"The mirror '{hub.mirror}' is not a base URL.",
-                next_step="Write it like https://hf-mirror.com, without user name, query or fragment.",
-                param="spec.model.mirror",
-            )
+async def _check_mirrors(spec: ModelServiceSpec) -> None:
+    """Refuse a mirror that is no base URL, or leads to an address where no hub may be, as with external services."""
+    for hub in hubs_of(spec):
+        if not hub.mirror:
+            continue
+        try:
+            await load_engine("external").check_url(hub.mirror, administrator=True)
+        except MooringError as error:
+            error.param, error.next_step = "spec.model.mirror", "Write the mirror like https://hf-mirror.com."
+            raise
 
 
 def _require_program(settings: Settings) -> None:
@@ -113,7 +113,7 @@ def _require_program(settings: Settings) -> None:
 
 async def _require_secrets(tx: Transaction, service: ModelService) -> None:
     """Refuse when a secret that the spec names does not exist or does not say which of its values is the token."""
-    for hub, _ in orders_of(service.spec):
+    for hub in hubs_of(service.spec):
         if not hub.token_secret:
             continue
         secret = await find_secret(tx, hub.token_secret, service.metadata.project)

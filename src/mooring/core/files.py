@@ -1,7 +1,8 @@
-"""Private files and folders: readable by their owner only, and never half written. Imports little, as `processes`."""
+"""Private files and folders: readable by their owner only, never half written, and locks. Imports little."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -40,3 +41,18 @@ def write_private(path: str | os.PathLike[str], text: str) -> None:
         file.flush()
         os.fsync(descriptor)
     os.replace(beside, path)
+
+
+def is_held(lock: str | os.PathLike[str]) -> bool:
+    """Return whether some process holds a lock file exclusively; nobody does if it is gone."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

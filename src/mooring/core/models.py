@@ -27,7 +27,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class FetchOrder:
-    """What is to be fetched. The credential is not part of it: the same files are the same files for everybody."""
+    """What is to be fetched. Bytes are shared by all orders; what may be had with a credential is its owner's alone."""
 
     source: str  # huggingface | modelscope
     name: str  # org/repo
@@ -35,11 +35,12 @@ class FetchOrder:
     file: str = ""  # pattern of the weights' files, such as *q8_0.gguf; "" = what an engine needs
     mirror: str = ""  # base URL that stands for the hub's own
     want: Wanted = "model"  # model = whatever an engine here can run; adapter = a LoRA adapter
+    owner: str = ""  # project/secret of the credential that is shown to the hub; "" = none is
 
     @property
     def key(self) -> str:
         """A name for the order that can name a folder: equal orders have equal keys."""
-        text = "\0".join((self.source, self.name, self.revision, self.file, self.mirror, self.want))
+        text = "\0".join((self.source, self.name, self.revision, self.file, self.mirror, self.want, self.owner))
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
@@ -58,6 +59,7 @@ class FetchReport:
     done_files: int = 0
     total_files: int = 0
     bytes_per_s: float = 0.0
+    format: Literal["", "gguf", "safetensors"] = ""  # of the model, once its files are listed
     files: ModelFiles | None = None  # when complete
 
 

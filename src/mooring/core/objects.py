@@ -20,12 +20,18 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 LABEL_PATTERN = r"^[A-Za-z0-9_-]{1,100}$"
 DESCRIPTION_PATTERN = r"^[^\x00-\x1f\x7f]{1,100}$"
 REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+REVISION_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_+-]|[./][A-Za-z0-9_+-]){0,199}$"
+SERVED_NAME_PATTERN = r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]{0,498}[^\x00-\x20\x7f])?$"
 ADAPTER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+MEMORY_PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|K|M|G|T)?$"
 PATTERN_RULES = {
     NAME_PATTERN: "a name is 1 to 63 of a-z 0-9 . - and starts and ends with a letter or digit",
     LABEL_PATTERN: "a key's label is 1 to 100 of A-Z a-z 0-9 _ -",
     REPO_PATTERN: "a model on a hub is named organisation/repository",
+    REVISION_PATTERN: "a revision is a branch, a tag or a commit",
+    SERVED_NAME_PATTERN: "a served model's name is 1 to 500 characters on one line, without spaces around them",
     ADAPTER_PATTERN: "an adapter's name is 1 to 63 of A-Z a-z 0-9 . _ - and starts with a letter or digit",
+    MEMORY_PATTERN: "write it like 512Mi or 8Gi",
     DESCRIPTION_PATTERN: "a key's description is 1 to 100 characters on one line",
 }
 TAG_RULES = {"source": "must be 'builtin', 'local', 'huggingface' or 'modelscope'"}

@@ -13,7 +13,10 @@ from mooring.core.models import FetchOrder, ModelFormat
 from mooring.core.models import Wanted as WantedFiles
 from mooring.core.objects import (
     ADAPTER_PATTERN,
+    MEMORY_PATTERN,
     REPO_PATTERN,
+    REVISION_PATTERN,
+    SERVED_NAME_PATTERN,
     Limits,
     Metadata,
     Moderation,
@@ -37,6 +40,8 @@ CALL_TYPES: tuple[CallType, ...] = get_args(CallType)  # in the order in which t
 Chip = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Argument = Annotated[str, StringConstraints(max_length=4096)]
+Revision = Annotated[str, StringConstraints(pattern=REVISION_PATTERN)]
+ServedName = Annotated[str, StringConstraints(pattern=SERVED_NAME_PATTERN)]
 RepoName = Annotated[str, StringConstraints(pattern=REPO_PATTERN)]
 AdapterName = Annotated[str, StringConstraints(pattern=ADAPTER_PATTERN)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
@@ -62,14 +67,16 @@ class HubModel(Noun, frozen=True):
 
     source: Literal["huggingface", "modelscope"]
     name: RepoName
-    revision: Short | None = None  # branch, tag or commit; default: the hub's default branch
+    revision: Revision | None = None  # branch, tag or commit; default: the hub's default branch
     file: Short | None = None
     mirror: Short | None = None
     token_secret: Short | None = None  # name of a Secret in the same project; its value `token` is sent to the hub
 
-    def order(self, want: WantedFiles = "model") -> FetchOrder:
-        """Return what is to be fetched."""
-        return FetchOrder(self.source, self.name, self.revision or "", self.file or "", self.mirror or "", want)
+    def order(self, project: str, want: WantedFiles = "model") -> FetchOrder:
+        """Return what is to be fetched for a service of `project`."""
+        revision, file, mirror = self.revision or "", self.file or "", self.mirror or ""
+        owner = f"{project}/{self.token_secret}" if self.token_secret else ""
+        return FetchOrder(self.source, self.name, revision, file, mirror, want, owner)
 
 
 ModelSource = Annotated[BuiltinModel | LocalModel | HubModel, Field(discriminator="source")]
@@ -89,7 +96,7 @@ class Resources(Noun, frozen=True):
     """
 
     cpu: Annotated[float, Field(ge=0, le=4096)] | None = None
-    memory: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|K|M|G|T)?$")] | None = None
+    memory: Annotated[str, StringConstraints(pattern=MEMORY_PATTERN)] | None = None
     gpus: Annotated[int, Field(strict=True, ge=0, le=1024)] = 0
 
 
@@ -97,7 +104,7 @@ class ServiceSpecBase(Noun, frozen=True):
     """What every callable service has."""
 
     description: Text = ""
-    served_model: Short | None = None
+    served_model: ServedName | None = None
     types: Annotated[list[CallType], Field(min_length=1)] | None = None
     limits: Limits = Limits()
     moderation: Moderation | None = None
@@ -182,11 +189,17 @@ def types_of(spec: ModelServiceSpec) -> tuple[str, ...]:
 _WANTED: dict[str, WantedFiles] = {"auto": "model", "llamacpp": "gguf", "vllm": "safetensors"}
 
 
-def orders_of(spec: ModelServiceSpec) -> list[tuple[HubModel, FetchOrder]]:
+def hubs_of(spec: ModelServiceSpec) -> list[HubModel]:
+    """Return what of the service comes from hubs: the model first, then the adapters."""
+    models = (spec.model, *(adapter.model for adapter in spec.adapters))
+    return [model for model in models if isinstance(model, HubModel)]
+
+
+def orders_of(spec: ModelServiceSpec, project: str) -> list[tuple[HubModel, FetchOrder]]:
     """Return what must be fetched from hubs before a replica can start: the model first, then the adapters."""
-    orders = [(spec.model, spec.model.order(_WANTED[spec.engine]))] if isinstance(spec.model, HubModel) else []
+    orders = [(spec.model, spec.model.order(project, _WANTED[spec.engine]))] if isinstance(spec.model, HubModel) else []
     hubs = (adapter.model for adapter in spec.adapters if isinstance(adapter.model, HubModel))
-    return orders + [(hub, hub.order("adapter")) for hub in hubs]
+    return orders + [(hub, hub.order(project, "adapter")) for hub in hubs]
 
 
 def guessed_engine(spec: ModelServiceSpec) -> str:

@@ -162,8 +162,8 @@ class _Reader:
 
     def model(self) -> GgufModel:
         """Read everything before the data."""
-        if (magic := self._take(4)) != b"GGUF":
-            raise _Broken(f"it begins with {magic!r} instead of b'GGUF'")
+        if self._take(4) != b"GGUF":
+            raise _Broken("it begins with other bytes than such a file")
         version = self._number(_KIND)
         if version not in (2, 3):
             raise _Broken(f"its version is {version}; 2 and 3 can be read here (little-endian)")

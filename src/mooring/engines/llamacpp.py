@@ -14,8 +14,9 @@ from typing import Any
 from mooring.core.errors import Invalid
 from mooring.core.replicas import AdapterFiles, LaunchPlan, LaunchRequest, MemoryNeed, Probe, ReplicaPlace
 from mooring.engines.ask import NoAnswer, Target, get_json
+from mooring.engines.flags import FlagError, next_step
 from mooring.engines.gguf import read_model
-from mooring.engines.llamacpp_flags import FLAGS, FlagError, Member, read_flags
+from mooring.engines.llamacpp_flags import Member, read_flags
 from mooring.engines.llamacpp_server import KEY_VARIABLE
 from mooring.engines.memory import LlamacppSizes, cache_number_bytes, llamacpp_need
 
@@ -24,9 +25,11 @@ CAPABILITIES: frozenset[str] = frozenset({"chat", "completion", "embedding", "re
 DEFAULT_SLOTS = 4
 DEFAULT_CONTEXT = 8192  # tokens of all slots together: llama.cpp divides it by the slots
 DEFAULT_CACHE_MIB = 256  # saved prompts of idle slots; the engine's own default is 8 GiB
-# A connection holds a thread for its whole stream; its own pool grows too late for a burst, and a probe behind 200
-# waiting streams then takes a working engine for dead. 1024 sleeping threads cost 8 MiB.
-DEFAULT_HTTP_THREADS = 1024
+# A connection holds a thread for its whole stream, and a probe that finds none takes a working engine for dead: the
+# engine adds threads, but too late for a burst. The gateway hands over two requests for each slot
+# (`gateway/waiting.py`), twice that while its workers are replaced; the others are for probes and for callers who left.
+HTTP_THREADS_PER_SLOT, MORE_HTTP_THREADS = 4, 32
+LEAST_HTTP_THREADS, MOST_HTTP_THREADS = 256, 1024
 _PACKAGE = Path(__file__).resolve().parents[1]
 _BUILTIN_MODELS = _PACKAGE / "assets"
 _EMBEDS = ("--embeddings", "--ubatch-size=2048")  # a text to embed must fit one batch
@@ -61,9 +64,7 @@ def _read(args: Sequence[str]) -> dict[str, Any]:
     try:
         return read_flags(args)
     except FlagError as error:
-        raise Invalid(
-            f"args: {error}.", next_step=f"Allowed flags: {', '.join(sorted(FLAGS))}.", param="args"
-        ) from None
+        raise Invalid(f"args: {error}.", next_step=next_step(error), param="args") from None
 
 
 def _check_variable(name: str, value: str) -> None:
@@ -123,7 +124,7 @@ def _refuse_format(request: LaunchRequest) -> None:
 def _arguments(request: LaunchRequest) -> list[str]:
     """Return what we ask of the engine before the service's own flags, which win."""
     args = [f"--parallel={DEFAULT_SLOTS}", f"--ctx-size={DEFAULT_CONTEXT}", f"--cache-ram={DEFAULT_CACHE_MIB}"]
-    args.append(f"--threads-http={DEFAULT_HTTP_THREADS}")
+    args.append(f"--threads-http={_http_threads(request)}")
     if request.model.path.absolute().parent == _BUILTIN_MODELS:
         return [*args, *_EMBEDS, "--pooling=mean"]
     if "rerank" in request.types:
@@ -132,6 +133,11 @@ def _arguments(request: LaunchRequest) -> list[str]:
         own = read_model(request.model.path).number("pooling_type")
         return [*args, *_EMBEDS, *(() if own else ("--pooling=mean",))]
     return args
+
+
+def _http_threads(request: LaunchRequest) -> int:
+    slots = read_flags(request.args).get("n_parallel", DEFAULT_SLOTS)
+    return min(MOST_HTTP_THREADS, max(LEAST_HTTP_THREADS, slots * HTTP_THREADS_PER_SLOT + MORE_HTTP_THREADS))
 
 
 def _unshared(request: LaunchRequest) -> tuple[str, ...]:
@@ -299,6 +305,7 @@ def progress(stderr: str) -> str:
 
 _STAMP = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} ([A-Z]) +")
 _SPEAKER = re.compile(r"^(error: (?!the )|(cmn|srv) +\w+: |\w+: )")
+_OUR_NEWS = "listening on "  # the server's own line, once it serves
 _NO_CAUSE = re.compile(
     r"failed to load model( '|, '|$)|failed to create.context|exiting due to model loading|could not load the model"
     r"|failed to load model from|Invalid API Key|terminate called|failed to allocate CPU buffer"
@@ -316,8 +323,12 @@ def last_error(stderr: str) -> str:
     if not causes:
         causes = [_plain(line) for line in lines if _is_error(line)]
     if not causes:
-        causes = [line for line in lines if not _STAMP.match(line)][-1:]  # a stamped one is news, not a cause
+        causes = [line for line in lines if not _is_news(line)][-1:]
     return "; ".join(list(dict.fromkeys(causes))[:_CAUSES])
+
+
+def _is_news(line: str) -> bool:
+    return bool(_STAMP.match(line)) or line.startswith(_OUR_NEWS)
 
 
 def _is_error(line: str) -> bool:

@@ -12,12 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mooring.engines.flags import FlagError, UnknownFlag, next_value
+
 MAX_ARGS = 64
 MAX_ARG_CHARACTERS = 1024
-
-
-class FlagError(ValueError):
-    """A flag is unknown or its value can't be used; the text names the flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,8 @@ def read_flags(args: Sequence[str]) -> dict[str, Any]:
     """Return `{attribute: value}` for `--flag value` and `--flag=value`; the last of two equal flags wins.
 
     Raises:
-        FlagError: an unknown flag, a missing value or one out of range.
+        UnknownFlag: it is none of `FLAGS`.
+        FlagError: a missing value or one out of range.
     """
     if len(args) > MAX_ARGS or any(len(arg) > MAX_ARG_CHARACTERS for arg in args):
         raise FlagError(f"at most {MAX_ARGS} arguments of at most {MAX_ARG_CHARACTERS} characters are taken")
@@ -205,20 +204,14 @@ def read_flags(args: Sequence[str]) -> dict[str, Any]:
         name = ALIASES.get(word, word)
         flag = FLAGS.get(name)
         if flag is None:
-            raise FlagError(f"the flag '{word}' is not among those taken here")
+            raise UnknownFlag(word, FLAGS)
         if flag.read is None:
             if equals:
                 raise FlagError(f"{name} takes no value")
             values[flag.attribute] = flag.constant
         else:
-            values[flag.attribute] = _value(name, flag.read, inline if equals else _next(name, rest))
+            values[flag.attribute] = _value(name, flag.read, inline if equals else next_value(name, rest))
     return values
-
-
-def _next(name: str, rest: list[str]) -> str:
-    if not rest or rest[0].startswith("--"):
-        raise FlagError(f"{name} needs a value")
-    return rest.pop(0)
 
 
 def _value(name: str, read: Callable[[str], Any], text: str) -> Any:

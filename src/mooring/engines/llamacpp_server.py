@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mooring.core.machine import NO_AVX2, has_avx2
-from mooring.engines.llamacpp_flags import FlagError, Member, read_flags
+from mooring.engines.flags import FlagError
+from mooring.engines.llamacpp_flags import Member, read_flags
 
 KEY_VARIABLE = "MOORING_ENGINE_KEY"
 EX_USAGE, EX_UNAVAILABLE = 64, 69  # as in sysexits.h

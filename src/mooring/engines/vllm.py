@@ -21,9 +21,10 @@ from typing import Any
 from mooring.core.errors import Invalid, Unavailable
 from mooring.core.replicas import AdapterFiles, LaunchPlan, LaunchRequest, MemoryNeed, Probe, ReplicaPlace
 from mooring.engines.ask import NoAnswer, Target, get_json, get_text
+from mooring.engines.flags import FlagError, next_step
 from mooring.engines.memory import GIB, Cells, VllmSizes, config_cells, config_context, vllm_cpu_need, vllm_gpu_need
 from mooring.engines.safetensors import SafetensorsModel, read_model, read_object
-from mooring.engines.vllm_flags import FLAGS, FlagError, NeedsAdministrator, read_flags, tokens, write_flags
+from mooring.engines.vllm_flags import NeedsAdministrator, read_flags, tokens, write_flags
 from mooring.engines.vllm_log import last_error, progress
 
 __all__ = [
@@ -105,9 +106,7 @@ def _read(args: Sequence[str], *, administrator: bool = True) -> dict[str, str |
             f"args: {error}.", next_step="Ask an administrator to deploy this, or leave the flag out.", param="args"
         ) from None
     except FlagError as error:
-        raise Invalid(
-            f"args: {error}.", next_step=f"Allowed flags: {', '.join(sorted(FLAGS))}.", param="args"
-        ) from None
+        raise Invalid(f"args: {error}.", next_step=next_step(error), param="args") from None
 
 
 def _check_variable(name: str, value: str) -> None:

@@ -8,21 +8,18 @@ vLLM would also take a shortened flag, and then what we judged would not be what
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mooring.engines.flags import FlagError, UnknownFlag, next_value
+
 MAX_ARGS = 128
 MAX_ARG_CHARACTERS = 4096
 
 Reader = Callable[[str], str]
-
-
-class FlagError(ValueError):
-    """A flag is unknown or its value can't be used; the text names the flag."""
 
 
 class NeedsAdministrator(FlagError):
@@ -306,7 +303,8 @@ def read_flags(args: Sequence[str], *, administrator: bool = True) -> dict[str, 
     """Return `{"--flag": value}` for `--flag value` and `--flag=value`, True or False for switches; the last one wins.
 
     Raises:
-        FlagError: an unknown flag, a missing value or one that can't be used.
+        UnknownFlag: it is none of `FLAGS`.
+        FlagError: a missing value or one that can't be used.
         NeedsAdministrator: it runs code.
     """
     if len(args) > MAX_ARGS or any(len(arg) > MAX_ARG_CHARACTERS for arg in args):
@@ -324,7 +322,7 @@ def read_flags(args: Sequence[str], *, administrator: bool = True) -> dict[str, 
                 raise FlagError(f"{name} takes no value")
             values[name] = on
         else:
-            values[name] = _value(name, flag.read, inline if equals else _next(name, rest))
+            values[name] = _value(name, flag.read, inline if equals else next_value(name, rest))
     return values
 
 
@@ -349,15 +347,7 @@ def _find(word: str) -> tuple[str, bool]:
     positive = "--" + name.removeprefix("--no-")
     if name.startswith("--no-") and positive in FLAGS and FLAGS[positive].read is None and FLAGS[positive].negatable:
         return positive, False
-    near = difflib.get_close_matches(name, FLAGS, n=1, cutoff=0.75)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    raise FlagError(f"the flag '{word}' is not among those taken here{meant}")
-
-
-def _next(name: str, rest: list[str]) -> str:
-    if not rest or rest[0].startswith("--"):
-        raise FlagError(f"{name} needs a value")
-    return rest.pop(0)
+    raise UnknownFlag(word, FLAGS)
 
 
 def _value(name: str, read: Reader, text: str) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,13 +18,13 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mooring.core.errors import Invalid, Unavailable
-from mooring.core.files import private_folder, write_private
+from mooring.core.files import is_held, private_folder, write_private
 from mooring.core.processes import boot_id, kill_group, send_signal, start_time, wait_for_end
 from mooring.core.replicas import (
     NOTHING_RESERVED,
@@ -163,7 +161,7 @@ class LocalPlacement:
 
     def _observe_one(self, folder: Path) -> ObservedReplica:
         plan, trace = _read_json(folder / "plan.json"), _Trace.read(folder)
-        held = _is_held(folder)
+        held = is_held(folder / "lock")
         if not held and trace is not None:
             trace.kill_rest()
         alive = folder.name in self._starting or (held and (trace is None or trace.engine_runs()))
@@ -282,32 +280,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-@contextlib.contextmanager
-def _try_lock(folder: Path) -> Iterator[bool]:
-    """Hold a replica's lock for a moment, if nobody else does."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield True  # never started
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)
-
-
-def _is_held(folder: Path) -> bool:
-    with _try_lock(folder) as free:
-        return not free
-
-
 def _spawn(folder: Path, content: dict[str, Any]) -> None:
     for name in ("identity.json", "exit.json", "stderr.log", "stderr.log.1"):
-        if _is_held(folder):
+        if is_held(folder / "lock"):
             raise Unavailable(f"The replica {folder.name} runs already.")
         (folder / name).unlink(missing_ok=True)
     write_private(folder / "plan.json", json.dumps(content))
@@ -348,7 +323,7 @@ def _stop(folder: Path, grace_s: float) -> None:
 def _remove(folder: Path) -> None:
     if not folder.exists():
         return
-    if _is_held(folder):
+    if is_held(folder / "lock"):
         raise Unavailable(f"The replica {folder.name} still runs.", next_step="Stop it first.")
     trace = _Trace.read(folder)
     if trace is not None:

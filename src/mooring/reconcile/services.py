@@ -361,6 +361,8 @@ def _detail(service: ModelService, standing: Standing) -> dict[str, Any]:
         )
     if standing.need is not None:
         detail["memory"] = {"bytes": standing.need.total, "told": standing.need.told(), "device": standing.need.device}
+    if standing.unfit and wanted_replicas(service.spec):
+        detail["unfit"] = standing.unfit
     if "rolledBack" in service.status.detail:
         detail["rolledBack"] = service.status.detail["rolledBack"]
     return detail

@@ -19,11 +19,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mooring.core.errors import Unavailable
+from mooring.core.files import is_held
 from mooring.core.models import CacheEntry, FetchOrder, FetchReport, Pruned
 from mooring.core.processes import send_signal, wait_for_end
 from mooring.settings import Settings, network_environment
 from mooring.sources.fetch.parts import present_bytes
-from mooring.sources.folders import Folders, is_held, linked_blobs
+from mooring.sources.folders import Folders, linked_blobs
 from mooring.sources.pruning import prune
 from mooring.sources.records import (
     mark_used,

@@ -76,21 +76,6 @@ def _flock(path: Path, kind: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(lock: Path) -> bool:
-    """Return whether some process holds a lock file exclusively; nobody does if it is gone."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def hold(lock: Path) -> bool:
     """Hold a lock file as long as this process lives; return False if another one does.
 

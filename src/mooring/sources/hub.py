@@ -5,6 +5,7 @@ The refusals are functions, so that both hubs say the same thing for the same ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ from mooring.core.models import FetchOrder
 
 TITLES = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 _SHOWN = 30  # file names in one message
+_LONGEST_NAME = 300
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git-sha1:[0-9a-f]{40}")  # it becomes the name of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,35 @@ def bad_mirror(order: FetchOrder, why: str) -> FetchFailed:
         "Give the base URL of a mirror of this hub, such as https://hf-mirror.com, or leave spec.model.mirror out.",
         code="bad_mirror",
     )
+
+
+def hub_file(order: FetchOrder, path: object, size: object, digest: str, url: str) -> HubFile:
+    """Return a file of a listing, once it can be one.
+
+    Raises:
+        FetchFailed: the listing is none that a hub would give.
+    """
+    if not isinstance(path, str) or not 0 < len(path) <= _LONGEST_NAME:
+        raise bad_mirror(order, "it lists a file without a usable name")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise bad_mirror(order, f"the size that it lists for '{path}' is none")
+    if not _DIGEST.fullmatch(digest):
+        raise bad_mirror(order, f"the digest that it lists for '{path}' is none")
+    return HubFile(path, size, digest, url)
+
+
+def unusable_token() -> FetchFailed:
+    """The token can't be sent, whatever the hub thinks of it. It is not quoted."""
+    return FetchFailed(
+        "The token of the secret holds a space, a line break or another character that a token can't have.",
+        "Put the token alone into the Secret that spec.model.tokenSecret names.",
+        code="unusable_token",
+    )
+
+
+def endless_listing(order: FetchOrder) -> FetchFailed:
+    """The listing takes too long, or too much memory."""
+    return bad_mirror(order, "its list of the model's files does not come to an end")
 
 
 def gated(order: FetchOrder) -> FetchFailed:

@@ -36,7 +36,13 @@ def list_files(order: FetchOrder, token: str) -> Listing:
         raise hub.unreachable(order, str(error) or type(error).__name__) from error
     except HFValidationError as error:
         raise hub.no_such_model(order) from error
-    except (ValueError, TypeError, KeyError) as error:  # its library could not read the answer
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # its library could not read the answer
         raise hub.bad_mirror(order, "it does not answer like Hugging Face") from error
     return _listing(order, base, info, token)
 
@@ -57,7 +63,7 @@ def _file(order: FetchOrder, base: str, commit: str, sibling: RepoSibling) -> Hu
     if not digest or sibling.size is None:
         raise hub.unverifiable(order, sibling.rfilename)
     url = hf_hub_url(order.name, sibling.rfilename, revision=commit, endpoint=base)
-    return HubFile(sibling.rfilename, sibling.size, digest, url)
+    return hub.hub_file(order, sibling.rfilename, sibling.size, digest, url)
 
 
 def _refusal(order: FetchOrder, error: HfHubHTTPError, token: str) -> FetchFailed:

@@ -40,7 +40,7 @@ def list_files(order: FetchOrder, token: str) -> Listing:
         raise _refusal(order, error, token) from error
     except NetworkError as error:
         raise hub.unreachable(order, str(error)) from error
-    except (ValueError, TypeError, AttributeError) as error:  # its library could not read the answer
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # its library could not read the answer
         raise hub.bad_mirror(order, "it does not answer like ModelScope") from error
     blobs = [entry for entry in entries if entry.get("Type") != "tree"]
     if not blobs:
@@ -54,9 +54,9 @@ def list_files(order: FetchOrder, token: str) -> Listing:
 
 def _file(order: FetchOrder, entry: dict[str, Any], url: str) -> HubFile:
     sha256, size = entry.get("Sha256"), entry.get("Size")
-    if not sha256 or not isinstance(size, int):
+    if not sha256 or size is None:
         raise hub.unverifiable(order, str(entry["Path"]))
-    return HubFile(str(entry["Path"]), size, f"sha256:{sha256}", url)
+    return hub.hub_file(order, entry["Path"], size, f"sha256:{sha256}", url)
 
 
 def _commit(blobs: list[dict[str, Any]]) -> str:

@@ -9,8 +9,9 @@ import shutil
 import time
 from pathlib import Path
 
+from mooring.core.files import is_held
 from mooring.core.models import Pruned
-from mooring.sources.folders import Folders, is_held, linked_blobs
+from mooring.sources.folders import Folders, linked_blobs
 from mooring.sources.records import other_users, read_manifest
 
 _REMOVED = ".removed-"

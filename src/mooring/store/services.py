@@ -128,6 +128,12 @@ async def roll_back(tx: Transaction, service: ModelService, spec: ModelServiceSp
     return (await tx.execute(sa.update(services).where(same).values(**values))).rowcount > 0
 
 
+async def revive(tx: Transaction, ids: Sequence[str]) -> None:
+    """Put those of the services that have failed back to `pending`: what they failed for has changed."""
+    failed = services.c.id.in_(ids) & (services.c.state == "failed")
+    await tx.execute(sa.update(services).where(failed).values(state="pending", reason=""))
+
+
 async def service_states(tx: Transaction, projects: set[str]) -> dict[tuple[str, str], tuple[str, str, str]]:
     """Return (project, name) → (id, state, reason) for the services of these projects."""
     columns = services.c.id, services.c.project, services.c.name, services.c.state, services.c.reason

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from mooring.core import snapshot
 from mooring.core.external_services import ExternalService, served_model
 from mooring.core.secrets import token_key
-from mooring.core.services import CALLABLE_STATES, ModelService, orders_of
+from mooring.core.services import CALLABLE_STATES, ModelService, hubs_of
 from mooring.core.snapshot import ReplicaEntry, Row, Table
 from mooring.store import rows
 from mooring.store.database import Transaction
@@ -59,7 +59,7 @@ async def upstream_keys(tx: Transaction, found: Iterable[AnyService], unseal: Un
         values = sealed.get(place, {})
         token = token_key(list(values))
         if token is not None:
-            keys[service_id] = unseal(values[token]).decode()
+            keys[service_id] = unseal(values[token]).decode().strip()
     return keys
 
 
@@ -69,7 +69,7 @@ async def hub_tokens(tx: Transaction, found: Iterable[AnyService], unseal: Unsea
         (service.metadata.project, hub.token_secret)
         for service in found
         if isinstance(service, ModelService)
-        for hub, _ in orders_of(service.spec)
+        for hub in hubs_of(service.spec)
         if hub.token_secret
     }
     sealed = await sealed_values(tx, named)
@@ -77,7 +77,7 @@ async def hub_tokens(tx: Transaction, found: Iterable[AnyService], unseal: Unsea
     for place, values in sealed.items():
         token = token_key(list(values))
         if token is not None:
-            tokens[place] = unseal(values[token]).decode()
+            tokens[place] = unseal(values[token]).decode().strip()  # a file or a YAML block ends with a line break
     return tokens
 
 

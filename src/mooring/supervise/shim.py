@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from mooring.core.files import write_private
+from mooring.core.files import is_held, write_private
 from mooring.core.parent import adopt_orphans, die_with_parent
 from mooring.core.processes import boot_id, start_time
 
@@ -138,7 +138,7 @@ class _Shim:
             if now >= self._kill_at:
                 self._signal(signal.SIGKILL)
                 self._kill_at = now + 1.0  # again, should one have forked meanwhile
-        elif not _is_free(self._plan["data_lock"]):
+        elif is_held(self._plan["data_lock"]):
             self._unwatched_since = None
         elif self._unwatched_since is None:
             self._unwatched_since = now
@@ -164,21 +164,6 @@ class _Shim:
             os.unlink(self._plan["socket"])
         ended = {"exit_status": os.waitstatus_to_exitcode(status), "ended_at": time.time()}
         self._write("exit.json", ended)
-
-
-def _is_free(lock: str) -> bool:
-    """Return whether nobody holds a lock file exclusively; also if it is gone."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _kill_children() -> None:

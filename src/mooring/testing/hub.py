@@ -6,6 +6,7 @@ wrong is set as attributes, at any time; what was asked and sent is kept in `req
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -66,6 +67,7 @@ class FakeHub:
         corrupt: path → how many times its content comes with a wrong byte (-1 = always).
         told_sizes: path → the size that is listed instead of the true one.
         web_page: answer every request for a listing with a page for people.
+        endless: answer requests for a listing with one that never ends.
         told_digests: path → the SHA-256 that is listed instead of the true one.
     """
 
@@ -79,6 +81,7 @@ class FakeHub:
         self.listing_failures: list[int] = []
         self.retry_after = ""
         self.web_page = False
+        self.endless = False
         self.ranges = True
         self.corrupt: dict[str, int] = {}
         self.told_sizes: dict[str, int] = {}
@@ -301,6 +304,8 @@ class _HubHandler(_Handler):
         )
         if hub.web_page:
             return self.say(200, "<html>Welcome to the intranet</html>")
+        if hub.endless:
+            return self._never_end(hub)
         if path.startswith("api/v1/models/"):
             return self._modelscope(hub, path.removeprefix("api/v1/models/"), query)
         if path.startswith("api/models/"):
@@ -313,6 +318,17 @@ class _HubHandler(_Handler):
     def _token(self) -> str:
         cookie = self.asked.headers.get("cookie", "").partition("m_session_id=")[2]
         return self.asked.headers.get("authorization", "").removeprefix("Bearer ") or cookie
+
+    def _never_end(self, hub: FakeHub) -> None:
+        """Send the beginning of a list until the other side leaves."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"[0")
+            while not hub.closing.is_set():
+                self.wfile.write(b", 123456789" * 20_000)
 
     # --- Hugging Face ---------------------------------------------------------------------------------------
 

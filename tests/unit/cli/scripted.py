@@ -37,6 +37,7 @@ class Answer:
     json: Any = None
     pieces: tuple[bytes, ...] = ()
     cut: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         )
         answer = self.server.script.reply(asked)  # type: ignore[attr-defined]
         self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
         if answer.pieces or answer.cut:
             self._stream(answer)
             return

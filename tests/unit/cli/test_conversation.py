@@ -95,6 +95,30 @@ def test_system_message_and_model_change_on_the_way(
     said = capsys.readouterr().err
     assert "may call nothing that is named nobody" in said
     assert said.count(conversation.HELP) == 2
+    assert "Error: Unknown command /what." in said
+    assert "Talking to chat:poems." in said
+
+
+def test_a_conversation_greets_with_the_name_of_the_endpoint(
+    script: Script, talk: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.on("GET", "/v1/models", MODELS)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for given, called in (((), "chat"), (("chat:poems",), "chat:poems"), (("mooring-demo",), "mooring-demo")):
+        assert run("chat", *given) == 0
+        assert f"Talking to {called}. " in capsys.readouterr().err
+
+
+def test_an_endpoint_that_is_not_ready_says_when_to_try_again(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = {"error": {"message": "The service starts."}}
+    script.on("GET", "/v1/models", MODELS)
+    script.on("POST", "/v1/chat/completions", Answer(503, refusal, headers={"Retry-After": "7"}), Answer(503, refusal))
+    assert run("chat", "chat", "Hello") == 1
+    assert "Error: The service starts.\nTry again in 7 s." in capsys.readouterr().err
+    assert run("chat", "chat", "Hello") == 1
+    assert "Try again" not in capsys.readouterr().err
 
 
 def test_a_refusal_ends_the_turn_and_not_the_conversation(

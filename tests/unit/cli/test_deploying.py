@@ -67,7 +67,7 @@ def documents(script: Script, number: int = 0) -> list[dict]:
 
 def downloading(done: int, phase: str = "downloading") -> dict:
     progress = {"phase": phase, "doneBytes": done, "totalBytes": 4_000_000, "totalFiles": 1, "bytesPerSecond": 1000}
-    return status("downloading", "org/Some-Model is downloaded.", progress=progress)
+    return status("downloading", "org/Some-Model is being downloaded.", progress=progress)
 
 
 def test_one_line_leads_from_a_hub_to_endpoint_and_key(hub: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +167,7 @@ def test_a_failure_is_told_with_reason_and_next_steps_and_the_key_was_shown(
     said = capsys.readouterr()
     assert f"Error: some-model failed: {reason}" in said.err
     assert "mooring services events some-model" in said.err
-    assert "mooring services delete some-model" in said.err
+    assert "mooring services delete some-model --with-endpoints" in said.err
     assert "mk-new" in said.out
     assert "curl" not in said.out
 
@@ -200,3 +200,91 @@ def test_terms_of_use_are_agreed_to_only_when_asked(hub: Script, capsys: pytest.
     said = capsys.readouterr().err
     assert "mooring terms show" in said and "--agree-terms" in said
     assert run("deploy", "org/Some-Model", "--agree-terms") == 0
+
+
+def found_service(state: str, **more: Any) -> dict:
+    return {
+        "kind": "ModelService", "id": "ModelService-1", "metadata": {"name": "some-model", "project": "default"},
+        "spec": {"model": {"source": "huggingface", "name": "org/Some-Model"}}, "status": status(state, **more),
+    }  # fmt: skip
+
+
+def test_the_same_command_again_starts_a_service_that_failed(hub: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    def unchanged(asked: Asked) -> dict:
+        items = applying(asked)["items"]
+        return {"items": [{**item, "action": "unchanged", "status": status("failed", "Gone.")} for item in items[:2]]}
+
+    hub.on("GET", "/manage/v1/services/some-model", found_service("failed"))
+    hub.on("GET", "/manage/v1/keys", {"items": [key("some-model-key", "ep-1")]})
+    hub.on("POST", "/manage/v1/apply", unchanged)
+    hub.on("POST", "/manage/v1/services/ModelService-1/start", found_service("pending"))
+    fares(hub, status("starting"), status("healthy"))
+    assert run("deploy", "org/Some-Model") == 0
+    said = capsys.readouterr()
+    assert "ModelService some-model started" in said.out
+    assert len(hub.sent("POST", "/manage/v1/services/ModelService-1/start")) == 1
+
+
+def test_a_service_that_is_well_is_not_started_again(hub: Script) -> None:
+    hub.on("POST", "/manage/v1/apply", lambda asked: {
+        "items": [{**item, "action": "unchanged", "status": status("healthy")} for item in applying(asked)["items"]]
+    })  # fmt: skip
+    hub.on("GET", "/manage/v1/keys", {"items": [key("some-model-key", "ep-1")]})
+    fares(hub, status("healthy"))
+    assert run("deploy", "org/Some-Model") == 0
+    assert [asked.path for asked in hub.asked if asked.method == "POST"] == ["/manage/v1/apply"]
+
+
+def test_after_a_roll_back_nobody_is_told_to_delete_what_serves(
+    hub: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"version": 1, "reason": "The engine exited: bad flag."}
+    fares(hub, status("healthy", detail={"rolledBack": told}, readyReplicas=1))
+    assert run("deploy", "org/Some-Model") == 1
+    said = capsys.readouterr().err
+    assert "bad flag" in said and "keeps serving" in said and "--update" in said
+    assert "mooring services logs some-model" in said
+    assert "delete" not in said
+
+
+def key(label: str, *endpoints: str, made_by: str = "made by mooring deploy for some-model") -> dict:
+    spec = {"endpoints": list(endpoints), "description": made_by}
+    return {"kind": "ApiKey", "id": f"id-{label}", "metadata": {"name": label}, "spec": spec, "status": {}}
+
+
+@pytest.mark.parametrize(
+    ("held", "label", "deleted"),
+    [
+        ([key("some-model-key", "ep-gone")], "some-model-key", True),
+        ([key("some-model-key", "ep-gone", made_by="mine")], "some-model-key-2", False),
+        ([key("some-model-key", "ep-other")], "some-model-key-2", False),
+        ([key("some-model-key", "ep-1")], "", False),
+        ([key("some-model-key", "ep-other"), key("some-model-key-2", "ep-1")], "", False),
+        ([key("some-model-key")], "", False),
+    ],
+)
+def test_a_key_that_does_not_open_the_endpoint_is_replaced_or_joined_by_one_that_does(
+    hub: Script, capsys: pytest.CaptureFixture[str], held: list[dict], label: str, deleted: bool
+) -> None:
+    endpoints = [{"kind": "Endpoint", "id": ref, "metadata": {"name": f"of-{ref}"}} for ref in ("ep-1", "ep-other")]
+    hub.on("GET", "/manage/v1/keys", {"items": held})
+    hub.on("GET", "/manage/v1/endpoints", {"items": endpoints})
+    hub.on("DELETE", "/manage/v1/keys/id-some-model-key", {})
+    fares(hub, status("healthy"))
+    assert run("deploy", "org/Some-Model") == 0
+    said = capsys.readouterr()
+    assert bool(hub.sent("DELETE", "/manage/v1/keys/id-some-model-key")) is deleted
+    applied = [request.body["items"] for request in hub.sent("POST", "/manage/v1/apply")]
+    assert [made["metadata"]["name"] for made, *_ in applied[1:]] == ([label] if label else [])
+    assert ("mk-new   (shown only now)" in said.out) is bool(label)
+    assert label or f"Key:      {held[-1]['metadata']['name']} exists" in said.out
+
+
+def test_errors_name_the_flags_that_stand_for_fields(hub: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    fares(hub, status("failed", "Several files fit. Name the file in spec.model.file, such as *q4_k_m.gguf."))
+    assert run("deploy", "org/Some-Model") == 1
+    assert "(With mooring deploy: --file.)" in capsys.readouterr().err
+    refusal = {"detail": "Not a URL.", "nextStep": "Correct it.", "errors": [{"field": "spec.model.mirror"}]}
+    hub.on("POST", "/manage/v1/apply", Answer(422, refusal))
+    assert run("deploy", "org/Some-Model") == 1
+    assert "Correct it. (With mooring deploy: --mirror.)" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 import pytest
 
 from mooring.cli.deployment import (
+    flags_for,
+    free_label,
     label_for,
     merge_endpoint,
     merge_service,
@@ -65,7 +67,7 @@ def test_deploying_again_keeps_what_was_set_and_another_model_needs_update() -> 
     assert merge_service(existing, wanted, update=False)["spec"] == spec
     assert merge_service(existing, service(DEMO, replicas=2), update=False)["spec"] == {**spec, "replicas": 2}
     other = {**existing, "spec": {**spec, "model": {"source": "local", "path": "/a.gguf"}}}
-    with pytest.raises(CommandError, match=r"another model \(/a.gguf\)"):
+    with pytest.raises(CommandError, match=r"runs another model \(/a.gguf\)"):
         merge_service(other, wanted, update=False)
     assert merge_service(other, wanted, update=True)["spec"] == spec
 
@@ -78,6 +80,33 @@ def test_other_settings_change_only_with_update_and_resources_are_merged() -> No
     merged = merge_service(existing, wanted, update=True)["spec"]
     assert merged["resources"] == {"cpu": 2.0, "memory": "1Gi"}
     assert merged["args"] == ["--parallel=4"]
+
+
+def test_another_file_of_the_same_repository_is_named_and_needs_no_update_before_it_ever_ran() -> None:
+    wanted = service({**HUB, "file": "*q8*"}, args=["--parallel=4"])
+    before = {"model": {**HUB, "file": "*q4*", "tokenSecret": "hf"}, "args": []}
+    existing = {"metadata": wanted["metadata"], "spec": before, "status": {"state": "healthy", "readyReplicas": 1}}
+    with pytest.raises(CommandError, match=r"runs org/Some_Model with another file \(\*q4\*\)"):
+        merge_service(existing, wanted, update=False)
+    for state in ("failed", "pending", "downloading"):
+        existing["status"] = {"state": state, "readyReplicas": 0}
+        spec = merge_service(existing, wanted, update=False)["spec"]
+        assert spec == {"model": {**HUB, "file": "*q8*", "tokenSecret": "hf"}, "args": ["--parallel=4"]}
+        with pytest.raises(CommandError, match="another model"):
+            merge_service(existing, service({**HUB, "name": "org/Other"}), update=False)
+    existing["status"] = {"state": "failed", "readyReplicas": 1}
+    with pytest.raises(CommandError, match="another file"):
+        merge_service(existing, wanted, update=False)
+
+
+def test_fields_of_documents_are_told_as_flags() -> None:
+    assert flags_for("Name it in spec.model.file, or spec.model.mirror.") == " (With mooring deploy: --file, --mirror.)"
+    assert flags_for("Nothing is named.") == ""
+
+
+def test_a_label_is_numbered_where_it_is_taken() -> None:
+    assert free_label("some.model", set()) == "some-model-key"
+    assert free_label("some.model", {"some-model-key", "some-model-key-2"}) == "some-model-key-3"
 
 
 def test_the_credential_of_before_stays_where_none_is_given() -> None:

@@ -144,9 +144,15 @@ def object_with(state: str, reason: str = "", kind: str = "ModelService", **stat
     ],
 )
 def test_a_service_is_judged_with_its_reason(found: dict, level: str) -> None:
-    check = check_service(found)
+    check = check_service(found, started=True)
     assert check.level == level
     assert found["status"]["reason"] in check.found
+
+
+def test_a_service_that_can_never_fit_is_a_fault_with_that_reason() -> None:
+    check = check_service(object_with("pending", "Waits.", detail={"unfit": "It needs 9 TiB."}), started=False)
+    assert (check.level, check.found) == ("BAD", "pending: It needs 9 TiB.")
+    assert check.next_step == "See: mooring services events demo"
 
 
 def test_an_endpoint_is_told_only_if_something_is_the_matter() -> None:
@@ -199,6 +205,21 @@ def test_another_version_orphans_and_replicas_in_trouble_are_told(
     assert f"note Version: the platform runs 0.0.1, this command is {mooring.__version__}" in out
     assert "BAD  Replica rep-a of demo: failed: Out of memory." in out
     assert "note Replica folders: no service has rep-lost" in out
+
+
+def test_the_reason_of_a_failed_service_is_told_once(healthy: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "The engine exited with status 1: bad flag."
+    healthy.on("GET", "/manage/v1/services", {"items": [object_with("failed", f"Failed 3 times in a row. {reason}")]})
+    failed = {"id": "rep-a", "state": "failed", "reason": reason}
+    healthy.on("GET", "/manage/v1/services/svc-1/replicas", {"items": [failed]})
+    endpoint = object_with("Abnormal", f"demo is failed: {reason}", "Endpoint")
+    endpoint["spec"] = {"services": [{"name": "demo"}]}
+    healthy.on("GET", "/manage/v1/endpoints", {"items": [endpoint]})
+    assert run("doctor", "--offline") == 1
+    out = capsys.readouterr().out
+    assert out.count(reason) == 1
+    assert "BAD  Endpoint demo: Abnormal, see above: Service demo" in out
+    assert "See: mooring services logs demo" in out
 
 
 def test_a_gateway_that_does_not_answer_while_the_data_directory_is_held(

@@ -33,6 +33,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "BURST_PAUSE_S", 0.05)
 
 
+@pytest.fixture(autouse=True)
+def running(script: Script) -> None:
+    script.on("GET", f"{PATH}/replicas", {"items": [{"id": "rep-a"}]})
+
+
 def event(number: int) -> bytes:
     told = {"id": number, "at": f"2026-01-31T08:00:0{number}Z", "level": "info", "message": f"event {number}"}
     return json.dumps({**told, "serviceId": "svc-1"}).encode() + b"\n"

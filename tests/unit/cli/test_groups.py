@@ -142,7 +142,8 @@ def test_instructions_are_samples_with_their_addresses_or_only_those_of_one_lang
     assert run("endpoints", "instructions", "demo", "-l", "curl") == 0
     assert "openai import" not in capsys.readouterr().out
     assert run("services", "instructions", "demo", "-l", "cobol") == 1
-    assert "There is no sample in cobol" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "There is no sample in cobol" in said and "There are samples in: curl, python-openai." in said
 
 
 def test_a_notebook_is_written_once_and_to_a_pipe(
@@ -166,6 +167,23 @@ def test_logs_of_one_replica_are_asked_for(script: Script, capsys: pytest.Captur
     assert run("logs", "demo", "--replica", "rep-x") == 1
     assert "Its replicas: rep-a." in capsys.readouterr().err
     assert script.asked[-1].query["replica"] == "rep-x"
+
+
+def test_logs_of_a_service_without_an_engine_say_so_with_its_state(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = {"state": "downloading", "reason": "org/repo is downloaded."}
+    script.on(
+        "GET", "/manage/v1/services/demo", {**SERVICE, "status": status}, SERVICE | {"status": {"state": "stopped"}}
+    )
+    script.on("GET", "/manage/v1/services/svc-1/replicas", {"items": []})
+    script.on("GET", "/manage/v1/services/svc-1/logs", {})
+    assert run("logs", "demo") == 0
+    said = capsys.readouterr().err
+    assert "No engine of demo has started yet; it is downloading: org/repo is downloaded." in said
+    assert "mooring services events demo" in said
+    assert run("services", "logs", "demo") == 0
+    assert "No engine of demo runs now; it is stopped." in capsys.readouterr().err
 
 
 # --- endpoints, projects, keys

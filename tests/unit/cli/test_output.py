@@ -102,6 +102,24 @@ def test_a_terminal_gets_texts_broken_at_spaces_and_a_pipe_gets_one_line(monkeyp
     assert output.wrapped(text, io.StringIO(), 5) == text
 
 
+def test_endpoints_keep_their_services_and_tell_the_first_sentence_of_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "qwen3 is failed: Failed 3 times in a row. The engine exited with status 1: bad flag."
+    status = {"state": "Abnormal", "reason": reason}
+    item = {
+        "kind": "Endpoint", "id": "ep-20261125-abcde", "metadata": {"name": "qwen3"},
+        "spec": {"services": [{"name": "qwen3-service"}]}, "status": status,
+    }  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_objects([item], find_kind("endpoint").columns, Format.table)
+    out = capsys.readouterr().out
+    assert "qwen3-service" in out and "in a row." in out and "bad flag" not in out
+    print_objects([item], find_kind("endpoint").columns, Format.json)
+    assert "bad flag" in capsys.readouterr().out
+
+
 def test_a_long_reason_gets_room_at_the_cost_of_columns_that_can_be_spared() -> None:
     titles = ["NAME", "ID", "KIND", "STATE", "READY", "MODEL", "REASON"]
     row = ["mooring-demo", SERVICE_ID, "model", "failed", "0/1", "mooring-demo", "word " * 30]

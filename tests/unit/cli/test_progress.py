@@ -22,7 +22,7 @@ def item(state: str = "downloading", reason: str = "", name: str = "qwen3", **to
 
 def download(done: int, total: int = 600 * MB, phase: str = "downloading", **more: Any) -> dict:
     told = {"doneBytes": done, "totalBytes": total, "doneFiles": 0, "totalFiles": 3, "bytesPerSecond": 10 * MB}
-    return item(reason="org/repo is downloaded.", phase=phase, **{**told, **more})
+    return item(reason="org/repo is being downloaded.", phase=phase, **{**told, **more})
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**13), st.integers(0, 10**13)), max_size=50))
@@ -65,7 +65,7 @@ def test_a_reason_that_says_more_than_the_phase_is_told(capsys: pytest.CaptureFi
     lines = Lines()
     lines.show(standing_of(item("pending", "It waits for room: demo holds 2.0 GiB.")), Meter())
     lines.show(
-        standing_of(item(reason="org/repo is downloaded. The hub does not answer.", phase="downloading")), Meter()
+        standing_of(item(reason="org/repo is being downloaded. The hub does not answer.", phase="downloading")), Meter()
     )
     out = capsys.readouterr().err
     assert "qwen3: pending (It waits for room: demo holds 2.0 GiB.)" in out

@@ -51,6 +51,11 @@ def test_up_becomes_the_supervisor_with_the_settings_in_its_environment(clean: P
     assert settings.data_dir == clean / ".mooring"
 
 
+def test_the_command_of_vllm_and_the_folder_of_models_can_be_chosen(clean: Path) -> None:
+    settings = load(up("--vllm-command", "/opt/vllm/bin/vllm serve", "--model-cache", "/srv/models").environ)
+    assert (settings.vllm_command, settings.model_cache) == ("/opt/vllm/bin/vllm serve", "/srv/models")
+
+
 def test_every_flag_is_also_a_variable_and_the_flag_wins(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOORING_PORT", "9001")
     monkeypatch.setenv("MOORING_NO_DEMO", "1")

@@ -7,7 +7,7 @@ import pytest
 from mooring.cli import waiting
 from mooring.cli.client import Client
 from mooring.cli.problems import CommandError
-from mooring.cli.waiting import failure, has_trouble, judge, wait_for_services
+from mooring.cli.waiting import NotReadyError, engine_started, failure, has_trouble, judge, wait_for_services
 
 
 def service(state: str, reason: str = "", *, current: int = 1, kind: str = "ModelService", **spec: Any) -> dict:
@@ -83,11 +83,21 @@ def test_a_version_that_was_rolled_back_has_failed_and_an_earlier_one_does_not_m
     assert judge(rolled_back(2), 3) == "ready"
     assert judge(rolled_back(2, reason=TOLD), 3) == "ready"
     assert not has_trouble(rolled_back(2, reason=TOLD))
-    said = failure(rolled_back(2), 2)
+    said = failure(rolled_back(2), 2, started=True)
     assert said.message == (
         "demo failed: version 2 did not come up and was rolled back: The engine exited with status 1: bad flag."
     )
-    assert "mooring services events demo" in said.next_step
+    assert "The version before runs again" in said.next_step and said.serving
+    assert "mooring services events demo" in said.next_step and "mooring services logs demo" in said.next_step
+
+
+def test_what_the_machine_can_never_hold_has_failed_with_that_reason() -> None:
+    found = service("pending", "It waits.", current=0)
+    found["status"] |= {"detail": {"unfit": "It needs 9 TiB of memory."}, "readyReplicas": 0}
+    assert (judge(found), has_trouble(found)) == ("failed", True)
+    said = failure(found, started=False)
+    assert said.message == "demo failed: It needs 9 TiB of memory."
+    assert not said.serving
 
 
 class Platform(Client):
@@ -98,6 +108,8 @@ class Platform(Client):
         self.states = list(states)
 
     def get(self, path: str, **query: Any) -> Any:
+        if path.endswith("/replicas"):
+            return {"items": []}
         found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if isinstance(found, BaseException):
             raise found
@@ -164,7 +176,7 @@ def test_a_download_that_moves_on_is_waited_for_however_long_it_takes(monkeypatc
     monkeypatch.setattr(waiting.time, "monotonic", lambda: float(next(now)))
 
     def downloading(done: int) -> dict:
-        found = service("downloading", "org/repo is downloaded.", current=0)
+        found = service("downloading", "org/repo is being downloaded.", current=0)
         found["status"]["progress"] = {"phase": "downloading", "doneBytes": done, "totalBytes": 100}
         return found
 
@@ -174,12 +186,17 @@ def test_a_download_that_moves_on_is_waited_for_however_long_it_takes(monkeypatc
         wait(Platform(*moving[:3]), 13.0)
 
 
-def test_a_failed_download_points_to_the_events_and_a_failed_engine_to_its_log() -> None:
+def test_only_an_engine_that_has_started_has_a_log_to_look_at() -> None:
     gated = service("failed", "org/repo can't be fetched: the repository is gated. Accept its licence on the hub.")
-    gated["status"]["progress"] = {"phase": "waiting", "doneBytes": 0, "totalBytes": 0}
-    assert "Accept its licence" in failure(gated).message
-    assert failure(gated).next_step == "See: mooring services events demo"
-    assert failure(service("failed", "The engine ended.")).next_step == "See: mooring services logs demo"
+    with pytest.raises(NotReadyError, match="Accept its licence") as refused:
+        wait(Platform(gated))
+    assert refused.value.next_step == "See: mooring services events demo"
+    loading = service("failed", "The engine ended.")
+    loading["status"]["progress"] = {"phase": "loading"}
+    with pytest.raises(NotReadyError, match="The engine ended") as refused:
+        wait(Platform(loading))
+    assert refused.value.next_step == "See: mooring services logs demo"
+    assert not engine_started(Platform(loading), {**loading, "kind": "ExternalService"})
 
 
 def test_whoever_leaves_hears_that_it_goes_on_and_how_to_watch_or_remove_it(
@@ -190,4 +207,4 @@ def test_whoever_leaves_hears_that_it_goes_on_and_how_to_watch_or_remove_it(
     said = capsys.readouterr().err
     assert "demo goes on" in said
     assert "mooring services events -f demo" in said
-    assert "mooring services delete demo" in said
+    assert "mooring services delete demo --with-endpoints" in said

@@ -174,6 +174,14 @@ def test_secret_values_and_passwords_do_not_show_in_a_representation() -> None:
     assert "hidden-value" not in f"{secret!r} {user!r} {secret} {user}"
 
 
+@pytest.mark.parametrize("memory", ["8 GB", "lots", "-1Gi", "1gi"])
+def test_memory_in_another_form_is_refused_with_how_to_write_it(memory: str) -> None:
+    with pytest.raises(InvalidDocument) as refusal:
+        read(ModelService, {"metadata": {"name": "a"}, "spec": {"resources": {"memory": memory}}})
+    problems = {problem["field"]: problem["message"] for problem in refusal.value.problems}
+    assert problems["spec.resources.memory"] == "write it like 512Mi or 8Gi"
+
+
 @given(st.from_regex(NAME_PATTERN.replace("$", r"\Z")))
 def test_a_name_makes_a_slug_that_is_a_part_of_a_host_name(text: str) -> None:
     read(Project, {"metadata": {"name": text}})

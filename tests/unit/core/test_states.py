@@ -123,10 +123,19 @@ def test_the_files_of_a_model_choose_the_engine_unless_the_spec_does():
 def test_what_must_be_fetched_is_named_with_what_the_engine_needs():
     hub = {"source": "huggingface", "name": "org/model", "file": "*q8_0.gguf", "tokenSecret": "hf"}
     adapters = [{"name": "poet", "model": {"source": "modelscope", "name": "org/poet"}}]
-    (model, order), (_, adapter) = orders_of(spec(model=hub, engine="vllm", adapters=adapters))
+    (model, order), (_, adapter) = orders_of(spec(model=hub, engine="vllm", adapters=adapters), "p")
     assert (model.token_secret, order.want, order.file, adapter.want) == ("hf", "safetensors", "*q8_0.gguf", "adapter")
-    assert order.key != orders_of(spec(model=hub))[0][1].key
-    assert orders_of(spec()) == []
+    assert order.key != orders_of(spec(model=hub), "p")[0][1].key
+    assert orders_of(spec(), "p") == []
+
+
+def test_what_is_fetched_with_a_projects_credential_is_that_projects_alone():
+    hub = {"source": "huggingface", "name": "org/model"}
+    (_, ours), *_ = orders_of(spec(model={**hub, "tokenSecret": "hf"}), "a")
+    (_, theirs), *_ = orders_of(spec(model={**hub, "tokenSecret": "hf"}), "b")
+    (_, anybodys), *_ = orders_of(spec(model=hub), "a")
+    assert len({ours.key, theirs.key, anybodys.key}) == 3
+    assert anybodys == orders_of(spec(model=hub), "b")[0][1]
 
 
 def test_a_recipe_can_be_taken_out_of_a_spec_and_put_into_another():

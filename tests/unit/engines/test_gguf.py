@@ -75,8 +75,8 @@ _LIST = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "instead of b'GGUF'|incomplete"),
-        (b"lQ?]" + bytes(40), "instead of b'GGUF'"),
+        (b"", "incomplete"),
+        (b"lQ?]" + bytes(40), r"is no usable GGUF file: it begins with other bytes than such a file\."),
         (b"GGUF" + struct.pack("<I", 1) + bytes(40), "version is 1"),
         (b"GGUF" + struct.pack(">I", 3) + bytes(40), "little-endian"),
         (_header(0, 1 << 60), "claims to hold"),

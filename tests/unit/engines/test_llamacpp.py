@@ -58,23 +58,42 @@ def test_every_alias_names_a_flag() -> None:
         ["--lora=/etc/passwd"],
         ["--slot-save-path=/tmp"],
         ["--chat-template-file=/etc/passwd"],
-        ["--chat-template={{ evil }}"],
-        ["--ctx-size"],
-        ["--ctx-size", "--mlock"],
-        ["--ctx-size=many"],
-        ["--ctx-size=-5"],
-        ["--temp=nan"],
-        ["--mlock=1"],
         ["positional"],
-        ["--chat-template-kwargs=[1]"],
-        ["--ctx-size=2", "--parallel=4"],
-        ["--jinja"] * 65,
     ],
 )
-def test_what_is_not_allowed_is_refused_with_what_is(args: list[str]) -> None:
+def test_a_flag_that_is_not_allowed_is_refused_with_those_that_are(args: list[str]) -> None:
     with pytest.raises(Invalid) as refusal:
         llamacpp.check_args(args, {})
     assert "--ctx-size" in refusal.value.next_step
+    assert refusal.value.param == "args"
+
+
+def test_a_mistyped_flag_is_answered_with_the_one_meant() -> None:
+    for typed in ("--ctx-sise=2048", "--ctx_size", "--ctxsize"):
+        with pytest.raises(Invalid, match=r"did you mean --ctx-size\?"):
+            llamacpp.check_args([typed], {})
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--chat-template={{ evil }}"], "--chat-template={{ evil }}: the name chatml is needed"),
+        (["--ctx-size"], "--ctx-size needs a value"),
+        (["--ctx-size", "--mlock"], "--ctx-size needs a value"),
+        (["--ctx-size=many"], "--ctx-size=many: the value can not be read"),
+        (["--ctx-size=-5"], "--ctx-size=-5: a whole number from 0"),
+        (["--temp=nan"], "--temp=nan: a number from 0 to 100 is needed"),
+        (["--mlock=1"], "--mlock takes no value"),
+        (["--chat-template-kwargs=[1]"], "a JSON object is needed"),
+        (["--ctx-size=2", "--parallel=4"], "shared by 4 slots"),
+        (["--jinja"] * 65, "at most 64 arguments"),
+    ],
+)
+def test_a_value_that_can_not_be_used_is_refused_without_the_list_of_flags(args: list[str], told: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        llamacpp.check_args(args, {})
+    assert told in refusal.value.message
+    assert 0 < len(refusal.value.next_step) < 60
     assert refusal.value.param == "args"
 
 
@@ -116,6 +135,20 @@ def test_a_plans_environment_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     plan = llamacpp.launch_plan(asking(), PLACE)
     assert set(plan.env) == {"PATH", "LANG", "HOME", "PYTHONPATH", "OMP_WAIT_POLICY", "MOORING_ENGINE_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("args", "threads"),
+    [((), 64), (("--parallel=8",), 64), (("-np", "16"), 96), (("--parallel=256",), 1024)],
+)
+def test_there_are_more_threads_than_the_gateway_makes_connections(args: tuple[str, ...], threads: int) -> None:
+    plan = llamacpp.launch_plan(asking("--ctx-size=65536", *args), PLACE)
+    assert read_flags([word for word in plan.argv if word.startswith("--threads-http")]) == {"n_threads_http": threads}
+
+
+def test_the_services_own_number_of_threads_wins() -> None:
+    argv = llamacpp.launch_plan(asking("--threads-http=7"), PLACE).argv
+    assert [word for word in argv if word.startswith("--threads-http")][-1] == "--threads-http=7"
 
 
 def test_slots_follow_the_parallel_flag() -> None:
@@ -259,7 +292,10 @@ def test_our_own_sentences_are_kept() -> None:
 
 
 def test_news_is_no_cause() -> None:
-    assert llamacpp.last_error("0.01.002.003 I srv  update_slots: all slots are idle\n") == ""
+    news = "0.01.002.003 I srv  update_slots: all slots are idle\n"
+    assert llamacpp.last_error(news) == ""
+    assert llamacpp.last_error(f"listening on unix:///run/m/rpl-1.sock\n{news}") == "", "our own news is none either"
+    assert llamacpp.last_error(f"Killed by hand\nlistening on unix:///run/m/rpl-1.sock\n{news}") == "Killed by hand"
 
 
 def test_an_engine_that_said_nothing_has_no_last_error() -> None:

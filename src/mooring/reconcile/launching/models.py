@@ -20,9 +20,11 @@ from mooring.core.replicas import AdapterFiles, Capacity, LaunchRequest, MemoryN
 from mooring.core.services import (
     CALL_TYPES,
     BuiltinModel,
+    HubModel,
     LocalModel,
     ModelService,
     engine_for,
+    hubs_of,
     memory_bytes,
     orders_of,
     served_model,
@@ -43,7 +45,12 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 300.0
 MOST_KNOWN = 1000  # models whose files need not be read again
-_COMING = {"absent": "waits", "waiting": "waits", "listing": "is looked up", "verifying": "is verified"}
+_COMING = {
+    "absent": "waits",
+    "waiting": "waits",
+    "listing": "is being looked up",
+    "verifying": "is being verified",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class Standing:
     progress: dict[str, Any] = field(default_factory=dict[str, Any])
     need: MemoryNeed | None = None
     types: tuple[str, ...] = ()  # kinds of call it answers; () = not known
+    unfit: str = ""  # why this machine can never hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,32 @@ class _Read:
 
 @dataclass(slots=True)
 class _Attempt:
-    """When a fetch was last begun, and for which version of the service with which credential."""
+    """What is known of the tries at an order, and for which versions of which services with which credential."""
 
-    mark: tuple[int, str]
+    order: FetchOrder
+    marks: dict[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])  # by service id
     done_bytes: int = 0
     failures: int = 0  # in a row, without a new byte
     next_at: float = 0.0  # monotonic seconds
+
+    def is_due(self, service: ModelService, token: str, report: FetchReport, now: float) -> bool:
+        """Return whether to begin: it is new, has failed a while ago, or somebody asks anew who may have more luck."""
+        before, mark = self.marks.get(service.id), (service.status.spec_version, token)
+        asks_anew = before != mark
+        self.marks[service.id] = mark
+        if report.state not in ("failed", "absent"):
+            return before is not None and before[1] != token  # the one under way shows the old credential
+        if report.state == "failed" and not asks_anew:
+            if report.final:
+                return False
+            if not self.next_at:
+                self.failures = self.failures + 1 if report.done_bytes <= self.done_bytes else 1
+                self.done_bytes = report.done_bytes
+                self.next_at = now + min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (self.failures - 1))
+            if now < self.next_at:
+                return False
+        self.next_at = 0.0
+        return True
 
 
 class Models:
@@ -107,52 +135,56 @@ class Models:
         found: dict[str, Standing] = {}
         keys: set[str] = set()
         for service in services:
-            orders = orders_of(service.spec)
-            reports = [await asyncio.to_thread(self._cache.report, order) for _, order in orders]
-            if wanted_replicas(service.spec):
-                for (hub, order), report in zip(orders, reports, strict=True):
+            orders = orders_of(service.spec, service.metadata.project)
+            reports = [await self._report(order) for _, order in orders]
+            lacks = self._lacks_program(service, reports)
+            if wanted_replicas(service.spec) and not lacks:
+                for number, (hub, order) in enumerate(orders):
                     keys.add(order.key)
                     token = tokens.get((service.metadata.project, hub.token_secret or ""), "")
-                    await self._fetch(service, order, report, token)
-            found[service.id] = await asyncio.to_thread(self._judge, service, reports, capacity)
+                    if await self._fetch(service, order, reports[number], token):
+                        reports[number] = await self._report(order)
+            standing = await asyncio.to_thread(self._judge, service, reports, capacity)
+            found[service.id] = Standing("vllm", hold=Hold(lacks, "failed")) if lacks else standing
         for key in self._attempts.keys() - keys:  # no service waits for it any more
-            del self._attempts[key]
+            await self._cache.stop(self._attempts.pop(key).order)
         return found
+
+    async def _report(self, order: FetchOrder) -> FetchReport:
+        return await asyncio.to_thread(self._cache.report, order)
+
+    def _lacks_program(self, service: ModelService, reports: list[FetchReport]) -> str:
+        """Return what to do when the files that are coming need a program that is not there: before they have come."""
+        if not isinstance(service.spec.model, HubModel) or not reports or reports[0].format != "safetensors":
+            return ""
+        program = shlex.split(self._settings.vllm_command)[0]
+        needed = engine_for(service.spec, "safetensors") == "vllm" and shutil.which(program) is None
+        return no_program(program) if needed else ""
 
     async def stop(self) -> None:
         """End the fetches; they go on where they were at the next start."""
         await self._cache.stop_all()
 
-    async def _fetch(self, service: ModelService, order: FetchOrder, report: FetchReport, token: str) -> None:
-        """Begin a fetch that is due: a new one, or a failed one after a pause or when something has changed."""
-        now, mark = self._clock.monotonic(), (service.status.spec_version, token)
-        attempt = self._attempts.get(order.key)
+    async def _fetch(self, service: ModelService, order: FetchOrder, report: FetchReport, token: str) -> bool:
+        """Begin a fetch that is due; return whether one was begun."""
         if report.state == "complete":
-            return
-        if attempt is None or attempt.mark != mark:
-            attempt = self._attempts[order.key] = _Attempt(mark)
-        elif report.state == "failed":
-            if report.final:
-                return
-            if not attempt.next_at:
-                attempt.failures = attempt.failures + 1 if report.done_bytes <= attempt.done_bytes else 1
-                attempt.done_bytes = report.done_bytes
-                attempt.next_at = now + min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (attempt.failures - 1))
-            if now < attempt.next_at:
-                return
-        elif report.state != "absent":
-            return
-        attempt.next_at = 0.0
+            self._attempts.pop(order.key, None)
+            return False
+        attempt = self._attempts.setdefault(order.key, _Attempt(order))
+        if not attempt.is_due(service, token, report, self._clock.monotonic()):
+            return False
         try:
+            await self._cache.stop(order)
             await self._cache.fetch(order, token)
         except (MooringError, OSError) as error:
             log.warning("the fetch of %s could not start: %s", order.name, error)
+        return True
 
     def _judge(self, service: ModelService, reports: list[FetchReport], capacity: Capacity) -> Standing:
         spec = service.spec
         problem = unfit(spec, capacity)
         if problem:
-            return Standing(service.status.engine, hold=Hold(problem))
+            return Standing(service.status.engine, hold=Hold(problem), unfit=problem)
         waiting = [report for report in reports if report.state != "complete"]
         if waiting:
             return _downloading(service, reports, waiting)
@@ -255,7 +287,7 @@ def too_large(need: MemoryNeed, asked: str | None, capacity: Capacity) -> str:
 def _downloading(service: ModelService, reports: list[FetchReport], waiting: list[FetchReport]) -> Standing:
     failed = next((report for report in waiting if report.state == "failed"), None)
     progress = _progress(reports)
-    names = {id(report): hub.name for report, (hub, _) in zip(reports, orders_of(service.spec), strict=True)}
+    names = {id(report): hub.name for report, hub in zip(reports, hubs_of(service.spec), strict=True)}
     if failed is not None:
         name = names[id(failed)]
         if failed.final:
@@ -263,7 +295,7 @@ def _downloading(service: ModelService, reports: list[FetchReport], waiting: lis
         reason = f"{name}: {failed.reason} It is tried again."
         return Standing(hold=Hold(reason, "downloading"), progress=progress)
     first = waiting[0]
-    what = _COMING.get(first.state, "is downloaded")
+    what = _COMING.get(first.state, "is being downloaded")
     reason = f"{names[id(first)]} {what}." + (f" {first.reason}" if first.reason else "")
     return Standing(hold=Hold(reason, "downloading"), progress=progress)
 

@@ -41,12 +41,17 @@ def unfit(spec: ModelServiceSpec, capacity: Capacity) -> str:
     """Return why no replica can ever have what it asks for on that placement; "" when one can."""
     wanted = spec.resources
     if wanted.gpus > capacity.gpus:
-        return f"A replica wants {wanted.gpus} GPUs; this machine has {capacity.gpus}."
+        return f"A replica wants {_gpus(wanted.gpus)}; this machine has {capacity.gpus}."
     if (wanted.cpu or 0) > capacity.cpu:
         return f"A replica wants {wanted.cpu:g} cores; this machine has {capacity.cpu:g}."
-    if wanted.memory and memory_bytes(wanted.memory) > capacity.memory_mib << 20:
-        return f"A replica wants {wanted.memory} of memory; this machine has {capacity.memory_mib}Mi."
+    memory, total = int(memory_bytes(wanted.memory)) if wanted.memory else 0, capacity.memory_mib << 20
+    if memory > total:
+        return f"A replica wants {gib(memory)} of memory; this machine has {gib(total)}."
     return ""
+
+
+def _gpus(number: int) -> str:
+    return f"{number} GPU{'' if number == 1 else 's'}"
 
 
 def in_all(reserved: Iterable[Reserved]) -> Reserved:
@@ -65,7 +70,7 @@ def room_for(need: Reserved, taken: Reserved, capacity: Capacity) -> tuple[int, 
         told = f"{need.cpu:g} cores: {taken.cpu:g} of {capacity.cpu:g} are taken"
         rooms.append((int(free / need.cpu + 1e-9), told))
     if need.gpus:
-        told = f"{need.gpus} GPUs: {taken.gpus} of {capacity.gpus} are taken"
+        told = f"{_gpus(need.gpus)}: {taken.gpus} of {capacity.gpus} are taken"
         rooms.append(((capacity.gpus - taken.gpus) // need.gpus, told))
     if need.memory_bytes:
         total = capacity.memory_mib << 20

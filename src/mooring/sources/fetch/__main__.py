@@ -21,19 +21,21 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from mooring.core.files import private_folder
+from mooring.core.files import is_held, private_folder
 from mooring.core.models import FetchReport
 from mooring.sources.fetch.job import Job, first_report, is_complete, run
 from mooring.sources.fetch.room import disk_trouble
-from mooring.sources.folders import Folders, hold, is_held
+from mooring.sources.folders import Folders, hold
 from mooring.sources.hub import FetchFailed
 from mooring.sources.records import mark_used, order_from, write_fetcher, write_order, write_progress
 
 _REPORTED = b"running"
 _EX_USAGE, _EX_CANNOT_START = 64, 71
 _TELL_EVERY_S = 0.5
+_LONGEST_REASON = 2000
 _LOOK_AFTER_SUPERVISOR_S = 5.0
 _BALLAST_BYTES = 64 << 10
+MEMORY_BYTES = 1 << 30
 
 
 class Ended(Exception):
@@ -63,10 +65,10 @@ class Watch:
             Ended: at SIGTERM or without a supervisor.
             OSError: the disk is full.
         """
-        now, self.last = time.monotonic(), report
+        now, self.last = time.monotonic(), replace(report, reason=_hide(report.reason, self._job.token))
         if now - self._told_at >= _TELL_EVERY_S:
             self._told_at = now
-            write_progress(self._snapshot, report)
+            write_progress(self._snapshot, self.last)
         if self._stopped or self._is_orphan(now):
             raise Ended
 
@@ -107,6 +109,7 @@ def _stay_behind(snapshot: Path, job: Job, reporter: int) -> None:
         os.setsid()
         os.umask(0o077)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold the token
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))  # whatever a hub sends
         needed = _take(snapshot, job) and not is_complete(snapshot)
         if needed:
             _prepare(snapshot, job)
@@ -158,9 +161,9 @@ def _fetch(snapshot: Path, job: Job) -> None:
     except Ended:
         pass
     except FetchFailed as failure:
-        _fail(snapshot, watch.last, failure)
+        _fail(snapshot, watch.last, failure, job.token)
     except OSError as error:
-        _fail(snapshot, watch.last, _disk_failed(snapshot, error))
+        _fail(snapshot, watch.last, _disk_failed(snapshot, error), job.token)
     finally:
         (snapshot / "ballast").unlink(missing_ok=True)
 
@@ -172,10 +175,17 @@ def _end_with(told: threading.ExceptHookArgs) -> None:
     os._exit(70)
 
 
-def _fail(snapshot: Path, last: FetchReport, failure: FetchFailed) -> None:
+def _hide(reason: str, token: str) -> str:
+    """Return a reason without the token, should a library have quoted it, and of a length that people read."""
+    told = reason.replace(token, "…") if token else reason
+    return told if len(told) <= _LONGEST_REASON else told[:_LONGEST_REASON] + "…"
+
+
+def _fail(snapshot: Path, last: FetchReport, failure: FetchFailed, token: str) -> None:
     (snapshot / "ballast").unlink(missing_ok=True)  # room for the word that there is no room
-    print(failure.reason, file=sys.stderr, flush=True)
-    report = replace(last, state="failed", reason=failure.reason, final=failure.final, bytes_per_s=0.0)
+    reason = _hide(failure.reason, token)
+    print(reason, file=sys.stderr, flush=True)
+    report = replace(last, state="failed", reason=reason, final=failure.final, bytes_per_s=0.0)
     write_progress(snapshot, report)
 
 

@@ -15,12 +15,13 @@ from mooring.sources.choosing import Choice, choose_files
 from mooring.sources.fetch.download import CONNECTIONS, Download
 from mooring.sources.fetch.parts import present_bytes
 from mooring.sources.fetch.room import refuse_full_disk
-from mooring.sources.fetch.transfer import Again, Transfer, pause_s
+from mooring.sources.fetch.transfer import Again, Transfer, WrongSize, pause_s
 from mooring.sources.folders import Folders, is_safe_path, link_files, linked_blobs
-from mooring.sources.hub import FetchFailed, Listing
+from mooring.sources.hub import FetchFailed, Listing, endless_listing, unreachable, unusable_token
 from mooring.sources.records import Manifest, read_manifest, read_progress, write_manifest
 
 STALL_S = 600.0
+LISTING_S = 180.0  # a list of files comes in seconds
 _LOOK_S = 0.1
 
 T = TypeVar("T")
@@ -46,7 +47,12 @@ def run(snapshot: Path, job: Job, tell: Tell) -> None:
         OSError: the disk failed.
     """
     folders = Folders.of(snapshot)
-    listing = _list(job, first_report(snapshot), tell)
+    if not job.token.isascii() or not job.token.isprintable() or " " in job.token:
+        raise unusable_token()
+    try:
+        listing = _list(job, first_report(snapshot), tell)
+    except MemoryError as error:  # the process may not take more than MEMORY_BYTES
+        raise endless_listing(job.order) from error
     choice = choose_files(listing, job.order)
     _refuse_unsafe(choice)
     with folders.adding():
@@ -55,11 +61,28 @@ def run(snapshot: Path, job: Job, tell: Tell) -> None:
     sizes = {file.blob: file.size for file in choice.files}
     refuse_full_disk(folders, sum(max(0, size - present_bytes(folders, blob)) for blob, size in sizes.items()))
     transfer = Transfer(job.order, listing, CONNECTIONS)
+    if all((folders.blobs / blob).exists() for blob in sizes):
+        _ask_leave(transfer, choice)
     download = Download(folders, choice.files, transfer, job.stall_s)
-    download.run(tell)
+    download.run(lambda report: tell(replace(report, format=choice.format)))
     files = tuple((file.path, file.size, file.digest) for file in choice.files)
     manifest = Manifest(listing.revision, choice.format, choice.main, choice.weight_bytes, files, time.time())
     write_manifest(snapshot, job.order, manifest)
+
+
+def _ask_leave(transfer: Transfer, choice: Choice) -> None:
+    """Ask the hub for a byte of a model whose files others have fetched: whoever may not have it there, may not here.
+
+    Raises:
+        FetchFailed: the hub refuses, or can't be asked now.
+    """
+    largest = max(choice.files, key=lambda file: file.size)
+    try:
+        transfer.open(largest, 0, min(1, largest.size), "").close(complete=False)
+    except Again as again:
+        raise unreachable(transfer.order, again.why) from again
+    except WrongSize:
+        return  # not ours to judge: the digest says what it is
 
 
 def is_complete(snapshot: Path) -> bool:
@@ -87,7 +110,7 @@ def _list(job: Job, report: FetchReport, tell: Tell) -> Listing:
     while True:
         tell(report)
         try:
-            return _await(threads.submit(module.list_files, job.order, job.token), report, tell)
+            return _await(job, threads.submit(module.list_files, job.order, job.token), report, tell)
         except FetchFailed as failure:
             if failure.final or time.monotonic() - begun > job.stall_s:
                 raise
@@ -99,9 +122,16 @@ def _list(job: Job, report: FetchReport, tell: Tell) -> Listing:
             time.sleep(_LOOK_S)
 
 
-def _await(future: Future[T], report: FetchReport, tell: Tell) -> T:
-    """Return a thread's result; meanwhile this thread goes on telling."""
+def _await(job: Job, future: Future[T], report: FetchReport, tell: Tell) -> T:
+    """Return a thread's result; meanwhile this thread goes on telling.
+
+    Raises:
+        FetchFailed: it takes too long; what the thread raised.
+    """
+    until = time.monotonic() + LISTING_S
     while not future.done():
+        if time.monotonic() > until:
+            raise endless_listing(job.order)
         tell(report)
         time.sleep(_LOOK_S)
     return future.result()

@@ -77,7 +77,7 @@ class Transfer:
     """Asks for files of one listing. Used by several threads."""
 
     def __init__(self, order: FetchOrder, listing: Listing, connections: int) -> None:
-        self._order = order
+        self.order = order
         self._listing = listing
         self._origin = _origin(listing.base_url)
         self._direct = urllib3.PoolManager(num_pools=8, maxsize=connections)
@@ -109,7 +109,7 @@ class Transfer:
             response.drain_conn()
             response.release_conn()
             url = urljoin(url, target)
-        raise hub.bad_mirror(self._order, f"it redirects '{file.path}' in a circle")
+        raise hub.bad_mirror(self.order, f"it redirects '{file.path}' in a circle")
 
     def _request(self, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
         credential = dict(self._listing.credential) if _origin(url) == self._origin else {}
@@ -160,12 +160,12 @@ class Transfer:
 
     def _refusal(self, file: HubFile, status: int, code: str) -> FetchFailed:
         if code == "GatedRepo" or (status in (401, 403) and not self._listing.credential):
-            return hub.gated(self._order)
+            return hub.gated(self.order)
         if status in (401, 403):
-            return hub.credential_refused(self._order)
+            return hub.credential_refused(self.order)
         if status in (404, 410):
-            return hub.no_such_file(self._order, file.path)
-        return hub.refused_status(self._order, status)
+            return hub.no_such_file(self.order, file.path)
+        return hub.refused_status(self.order, status)
 
 
 def pause_s(again: Again, tries: int) -> float:

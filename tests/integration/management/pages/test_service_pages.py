@@ -212,7 +212,7 @@ def fetched(order: FetchOrder, **known: Any) -> CacheEntry:
 
 
 def order_of(file: str = "*q8_0.gguf") -> FetchOrder:
-    return HubModel(**{**HUB, "file": file}).order()
+    return HubModel(**{**HUB, "file": file}).order("default")
 
 
 async def test_who_uses_a_fetched_model_and_what_of_them_may_go(

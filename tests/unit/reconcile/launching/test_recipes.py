@@ -21,8 +21,9 @@ def test_what_nobody_chose_runs_on_the_smallest_machine():
     ("resources", "told"),
     [
         ({"cpu": 2}, "A replica wants 2 cores; this machine has 0.5."),
-        ({"memory": "2Gi"}, "A replica wants 2Gi of memory; this machine has 512Mi."),
-        ({"gpus": 1}, "A replica wants 1 GPUs; this machine has 0."),
+        ({"memory": "2Gi"}, "A replica wants 2.0 GiB of memory; this machine has 512 MiB."),
+        ({"gpus": 1}, "A replica wants 1 GPU; this machine has 0."),
+        ({"gpus": 2}, "A replica wants 2 GPUs; this machine has 0."),
     ],
 )
 def test_more_than_the_machine_has_is_named(resources, told):
