@@ -27,7 +27,8 @@ DEFAULT_CONTEXT = 8192  # tokens of all slots together: llama.cpp divides it by 
 DEFAULT_CACHE_MIB = 256  # saved prompts of idle slots; the engine's own default is 8 GiB
 # A connection holds a thread for its whole stream, and a probe that finds none takes a working engine for dead: the
 # engine adds threads, but too late for a burst. The gateway hands over two requests for each slot
-# (`gateway/waiting.py`), twice that while its workers are replaced; the others are for probes and for callers who left.
+# (`gateway/waiting.py`), twice that while its workers are replaced. The others are for probes and for callers who left,
+# which the engine notices only within a second: with 64 threads a probe waited that second, with 256 it did not.
 HTTP_THREADS_PER_SLOT, MORE_HTTP_THREADS = 4, 32
 LEAST_HTTP_THREADS, MOST_HTTP_THREADS = 256, 1024
 _PACKAGE = Path(__file__).resolve().parents[1]

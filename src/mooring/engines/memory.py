@@ -23,8 +23,8 @@ MIB, GIB = 1 << 20, 1 << 30
 # llama.cpp. Measured with the demo model (x86-64, one thread, resident memory when ready): 64 MiB with 8,192 tokens in
 # 4 slots, 114 MiB with 32,768, 310 MiB with 131,072 and 190 MiB with these in q8_0; the estimates below are, without
 # the saved prompts and the buffers that only long prompts fill, 84, 132, 324 and 204 MiB. Without weights and cache
-# 44 MiB remain: interpreter, library and the stacks of 1,024 connections' threads. The cache grows as the formula says
-# and 3 % beyond.
+# 44 MiB remain: interpreter, library and the stacks of connections' threads (1,024 then). The cache grows as the
+# formula says and 3 % beyond.
 LLAMACPP_ITSELF_BYTES = 64 * MIB
 LLAMACPP_CELLS = 256  # a slot's context is rounded up to a multiple of this
 

@@ -139,7 +139,7 @@ def test_a_plans_environment_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("args", "threads"),
-    [((), 64), (("--parallel=8",), 64), (("-np", "16"), 96), (("--parallel=256",), 1024)],
+    [((), 256), (("-np", "8"), 256), (("--parallel=64",), 288), (("--parallel=256",), 1024)],
 )
 def test_there_are_more_threads_than_the_gateway_makes_connections(args: tuple[str, ...], threads: int) -> None:
     plan = llamacpp.launch_plan(asking("--ctx-size=65536", *args), PLACE)
