@@ -220,8 +220,12 @@ def test_a_broken_model_file_ends_as_failed_and_harms_nobody(platform: Platform,
     path = f"services/{made['id']}"
     status = until(lambda: (s := platform.manage("GET", path)["status"])["state"] == "failed" and s, "failed", 40)
     assert "no usable GGUF file" in status["reason"], status
-    refused = platform.chat(model="broken")
-    assert refused.status == 503 and "failed" in refused.json["error"]["message"]
+
+    def refusal() -> Any:
+        answer = platform.chat(model="broken")
+        return answer if answer.status == 503 and "failed" in answer.json["error"]["message"] else None
+
+    refused = until(refusal, "the gateway's word that it failed")
     assert ".." not in refused.json["error"]["message"]
     assert platform.chat().status == 200, "nobody else is harmed"
     platform.manage("DELETE", path)

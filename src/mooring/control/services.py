@@ -7,7 +7,7 @@ import shutil
 
 from mooring.control.context import Actor, Context, require_administrator
 from mooring.control.refusals import in_spec, refuse_moderation, require_project
-from mooring.core.errors import Conflict, Invalid, MooringError, Unprocessable
+from mooring.core.errors import Conflict, Invalid, Unprocessable
 from mooring.core.ids import new_id
 from mooring.core.models import ModelFormat
 from mooring.core.pages import Query
@@ -95,9 +95,9 @@ async def _check_mirrors(spec: ModelServiceSpec) -> None:
             continue
         try:
             await load_engine("external").check_url(hub.mirror, administrator=True)
-        except MooringError as error:
-            error.param, error.next_step = "spec.model.mirror", "Write the mirror like https://hf-mirror.com."
-            raise
+        except Invalid as error:
+            advice = "Write the mirror like https://hf-mirror.com."
+            raise Unprocessable(error.message, next_step=advice, param="spec.model.mirror") from None
 
 
 def _require_program(settings: Settings) -> None:

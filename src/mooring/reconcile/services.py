@@ -40,7 +40,7 @@ from mooring.reconcile.plan import (
 from mooring.reconcile.probing import Prober, Watch, draining_pace, replica_pace
 from mooring.settings import Settings
 from mooring.sources.cache import ModelCache
-from mooring.store import changes, events
+from mooring.store import audit, changes, events
 from mooring.store import replicas as replica_store
 from mooring.store.database import Database, Transaction
 from mooring.store.services import AnyService, good_recipes, list_all_services, roll_back, set_good
@@ -289,6 +289,15 @@ class Services:
         told = {"version": service.status.spec_version, "reason": entry.plan.gave_up, "at": at.isoformat()}
         if not await roll_back(tx, service, with_recipe(service.spec, entry.good["recipe"]), told):
             return []
+        await audit.add_entry(
+            tx,
+            actor="platform",
+            action="roll-back",
+            kind=service.kind,
+            object_id=service.id,
+            project=service.metadata.project,
+            detail={"name": service.metadata.name, "version": told["version"]},
+        )
         which = f"Version {told['version']} did not come up; back to version {entry.good['version']}."
         return [events.Event(service.id, "", at, "error", "RolledBack", f"{which} {entry.plan.gave_up}")]
 

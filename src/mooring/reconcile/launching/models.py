@@ -10,7 +10,7 @@ import logging
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mooring.core.errors import Invalid, MooringError
@@ -120,6 +120,7 @@ class Models:
         self._engines = engines
         self._clock = clock or SystemClock()
         self._attempts: dict[str, _Attempt] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}  # fetches that begin, by the key of their order
         self._known: dict[tuple[str, str, int], _Read] = {}
 
     async def look(
@@ -142,11 +143,11 @@ class Models:
                 for number, (hub, order) in enumerate(orders):
                     keys.add(order.key)
                     token = tokens.get((service.metadata.project, hub.token_secret or ""), "")
-                    if await self._fetch(service, order, reports[number], token):
-                        reports[number] = await self._report(order)
+                    if self._fetch(service, order, reports[number], token):
+                        reports[number] = replace(reports[number], state="waiting", reason="", final=False)
             standing = await asyncio.to_thread(self._judge, service, reports, capacity)
             found[service.id] = Standing("vllm", hold=Hold(lacks, "failed")) if lacks else standing
-        for key in self._attempts.keys() - keys:  # no service waits for it any more
+        for key in self._attempts.keys() - keys - self._starting.keys():  # no service waits for it any more
             await self._cache.stop(self._attempts.pop(key).order)
         return found
 
@@ -163,22 +164,30 @@ class Models:
 
     async def stop(self) -> None:
         """End the fetches; they go on where they were at the next start."""
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)
         await self._cache.stop_all()
 
-    async def _fetch(self, service: ModelService, order: FetchOrder, report: FetchReport, token: str) -> bool:
-        """Begin a fetch that is due; return whether one was begun."""
+    def _fetch(self, service: ModelService, order: FetchOrder, report: FetchReport, token: str) -> bool:
+        """Return whether a fetch begins: one that is due does, in a task of its own, so that no round waits for it."""
+        if order.key in self._starting:
+            return True
         if report.state == "complete":
             self._attempts.pop(order.key, None)
             return False
         attempt = self._attempts.setdefault(order.key, _Attempt(order))
         if not attempt.is_due(service, token, report, self._clock.monotonic()):
             return False
+        task = asyncio.create_task(self._begin(order, token), name=f"fetch {order.name}")
+        self._starting[order.key] = task
+        task.add_done_callback(lambda _: self._starting.pop(order.key, None))
+        return True
+
+    async def _begin(self, order: FetchOrder, token: str) -> None:
         try:
-            await self._cache.stop(order)
+            await self._cache.stop(order)  # one with another credential
             await self._cache.fetch(order, token)
         except (MooringError, OSError) as error:
             log.warning("the fetch of %s could not start: %s", order.name, error)
-        return True
 
     def _judge(self, service: ModelService, reports: list[FetchReport], capacity: Capacity) -> Standing:
         spec = service.spec
