@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -145,9 +147,10 @@ def deploy(
     if dry_run:
         order.rehearse()
         return
-    order.place()
-    if not no_wait:
-        order.wait(timeout)
+    with order.told_when_left():
+        order.place()
+        if not no_wait:
+            order.wait(timeout)
     order.print_usage(waited=not no_wait)
 
 
@@ -186,6 +189,19 @@ class _Order:
             apply.print_actions(items, dry_run=True)
         else:
             output.print_data({"items": items}, self._session.output)
+
+    @contextlib.contextmanager
+    def told_when_left(self) -> Iterator[None]:
+        """Tell who presses Ctrl-C that the deployment goes on: it may have been ordered the moment before."""
+        from mooring.cli import output, waiting
+
+        try:
+            yield
+        except waiting.Left:
+            raise
+        except KeyboardInterrupt:
+            output.say(waiting.left([self._name]))
+            raise
 
     def place(self) -> None:
         """Make service, endpoint and key, and print endpoint and key at once: the key is shown only here."""

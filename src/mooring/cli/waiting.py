@@ -37,6 +37,10 @@ class NotReadyError(CommandError):
         self.serving = serving
 
 
+class Left(KeyboardInterrupt):
+    """Ctrl-C, and the user has been told what goes on."""
+
+
 def wait_for_services(client: Client, items: list[Json], timeout_s: float) -> list[Json]:
     """Return the items with their services as they are once all run what their specs ask for.
 
@@ -46,7 +50,7 @@ def wait_for_services(client: Client, items: list[Json], timeout_s: float) -> li
     Raises:
         NotReadyError: one failed or was rolled back, or they were not ready in time.
         CommandError: the platform refuses, or stays away.
-        KeyboardInterrupt: the user has left; that the services go on has been said.
+        Left: the user has left with Ctrl-C; that the services go on has been said.
     """
     waiting = [number for number, item in enumerate(items) if item["kind"] in SERVICE_KINDS]
     wait = _Wait(client, items, timeout_s)
@@ -58,8 +62,8 @@ def wait_for_services(client: Client, items: list[Json], timeout_s: float) -> li
                 wait.check_patience(waiting[0])
                 time.sleep(PAUSE_S)
     except KeyboardInterrupt:
-        say(_left([items[number]["metadata"]["name"] for number in waiting]))
-        raise
+        say(left([items[number]["metadata"]["name"] for number in waiting]))
+        raise Left from None
     return wait.items
 
 
@@ -205,7 +209,7 @@ def _late(item: Json, timeout_s: float) -> str:
     return f"{item['metadata']['name']} is{ready} after {timeout_s:g} s{reason}."
 
 
-def _left(names: list[str]) -> str:
+def left(names: list[str]) -> str:
     """Return what is said to a user who leaves the waiting with Ctrl-C."""
     if not names:
         return ""
