@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -77,6 +78,11 @@ class Settings:
         return Path(tempfile.gettempdir()) / f"mooring-{os.getuid()}-{name}"
 
     @property
+    def vllm_program(self) -> tuple[str, ...]:
+        """How vLLM is started, word by word; never empty. Raises ValueError where quotes do not match: see `load`."""
+        return tuple(shlex.split(self.vllm_command)) or ("vllm", "serve")
+
+    @property
     def journal_dir(self) -> Path:
         """Where the gateway workers journal usage."""
         return self.data_dir / "journal"
@@ -137,7 +143,13 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
             raise SettingError(
                 f"{PREFIX}{name.upper()}={values[name]!r}: expected a URL such as https://models.example.com"
             )
-    return Settings(**values)
+    settings = Settings(**values)
+    try:
+        _ = settings.vllm_program
+    except ValueError as error:
+        command = settings.vllm_command
+        raise SettingError(f"--vllm-command ({PREFIX}VLLM_COMMAND)={command!r}: {error}") from None
+    return settings
 
 
 def environment(settings: Settings) -> dict[str, str]:

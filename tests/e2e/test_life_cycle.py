@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,11 @@ from tests.e2e.callers import Ledger, busy, check_usage, until_async
 from tests.e2e.conftest import MakePlatform
 from tests.e2e.running import Platform, until
 
+import mooring
+
 SERVICE = "services/mooring-demo"
 CALLERS = 50
+MODEL = Path(mooring.__file__).parent / "assets" / "mooring-demo.gguf"
 
 
 def service(platform: Platform) -> dict[str, Any]:
@@ -68,6 +73,20 @@ async def test_an_engine_that_refuses_its_new_arguments_goes_back_by_itself_and_
     reasons = [event["reason"] for event in platform.manage("GET", f"{SERVICE}/events")["items"]]
     assert "RolledBack" in reasons
     assert ledger.broken == []
+
+
+def test_another_kind_of_call_starts_the_engine_anew_and_is_then_answered(
+    make_platform: MakePlatform, tmp_path: Path
+) -> None:
+    shutil.copy(MODEL, tmp_path / "own.gguf")
+    platform = make_platform("--no-demo", "--model-roots", str(tmp_path)).start()
+    platform.create("services", "own", {"model": {"source": "local", "path": str(tmp_path / "own.gguf")}})
+    asked = {"model": "own", "input": "Hello"}
+    until(lambda: platform.chat(model="own").status == 200, "the model", 60)
+    refused = platform.call("POST", "/v1/embeddings", asked)
+    assert (refused.status, refused.json["error"]["code"]) == (400, "unsupported_type")
+    platform.manage("PATCH", "services/own", {"spec": {"types": ["chat", "embedding"]}})
+    until(lambda: platform.call("POST", "/v1/embeddings", asked).status == 200, "embeddings", 60)
 
 
 @pytest.mark.slow

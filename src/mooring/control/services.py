@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-
 from mooring.control.context import Actor, Context, require_administrator
 from mooring.control.refusals import in_spec, refuse_moderation, require_project
 from mooring.core.errors import Conflict, Invalid, Unprocessable
@@ -101,14 +98,9 @@ async def _check_mirrors(spec: ModelServiceSpec) -> None:
 
 
 def _require_program(settings: Settings) -> None:
-    program = shlex.split(settings.vllm_command)[0]
-    if shutil.which(program) is None:
-        raise Unprocessable(
-            f"The engine vllm is an external program, and there is no '{program}' on this machine.",
-            next_step="Install vLLM and name its command with --vllm-command (MOORING_VLLM_COMMAND), "
-            "or deploy a model in GGUF format.",
-            param="spec.engine",
-        )
+    missing = load_engine("vllm").missing_program(settings.vllm_program)
+    if missing:
+        raise Unprocessable(missing, next_step="", param="spec.engine")
 
 
 async def _require_secrets(tx: Transaction, service: ModelService) -> None:

@@ -87,6 +87,17 @@ _NCCL = re.compile(r"NCCL_(P2P|SHM|IB|NET|ALGO|PROTO|BUFFSIZE|NTHREADS|DEBUG|CUM
 _NCCL_FILES = re.compile(r"FILE|PLUGIN|PATH|DIR|LIB")
 
 
+def missing_program(program: tuple[str, ...]) -> str:
+    """Return what to do where vLLM is not installed; "" where it is."""
+    if shutil.which(program[0]) is not None:
+        return ""
+    return (
+        f"This model needs vLLM, and there is no program '{program[0]}' on this machine."
+        " Install vLLM (https://docs.vllm.ai) and name its command with --vllm-command (MOORING_VLLM_COMMAND),"
+        " or deploy the model in GGUF format."
+    )
+
+
 def check_args(args: Sequence[str], env: Mapping[str, str], *, administrator: bool = True) -> None:
     """Refuse arguments and environment that a service may not give to this engine.
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +29,7 @@ from mooring.core.services import (
     wanted_replicas,
 )
 from mooring.engines import load_engine
+from mooring.engines.vllm import missing_program
 from mooring.reconcile.actions import Engines, Launch
 from mooring.reconcile.launching.recipes import recipe_of, reserved_of, unfit
 from mooring.reconcile.loop import Clock, SystemClock
@@ -138,15 +137,16 @@ class Models:
         for service in services:
             orders = orders_of(service.spec, service.metadata.project)
             reports = [await self._report(order) for _, order in orders]
-            lacks = self._lacks_program(service, reports)
-            if wanted_replicas(service.spec) and not lacks:
+            if lacks := self._lacks_program(service, reports):
+                found[service.id] = Standing("vllm", hold=Hold(lacks, "failed"))
+                continue
+            if wanted_replicas(service.spec):
                 for number, (hub, order) in enumerate(orders):
                     keys.add(order.key)
                     token = tokens.get((service.metadata.project, hub.token_secret or ""), "")
                     if self._fetch(service, order, reports[number], token):
                         reports[number] = replace(reports[number], state="waiting", reason="", final=False)
-            standing = await asyncio.to_thread(self._judge, service, reports, capacity)
-            found[service.id] = Standing("vllm", hold=Hold(lacks, "failed")) if lacks else standing
+            found[service.id] = await asyncio.to_thread(self._judge, service, reports, capacity)
         for key in self._attempts.keys() - keys - self._starting.keys():  # no service waits for it any more
             await self._cache.stop(self._attempts.pop(key).order)
         return found
@@ -158,9 +158,8 @@ class Models:
         """Return what to do when the files that are coming need a program that is not there: before they have come."""
         if not isinstance(service.spec.model, HubModel) or not reports or reports[0].format != "safetensors":
             return ""
-        program = shlex.split(self._settings.vllm_command)[0]
-        needed = engine_for(service.spec, "safetensors") == "vllm" and shutil.which(program) is None
-        return no_program(program) if needed else ""
+        needed = engine_for(service.spec, "safetensors") == "vllm"
+        return missing_program(self._settings.vllm_program) if needed else ""
 
     async def stop(self) -> None:
         """End the fetches; they go on where they were at the next start."""
@@ -230,7 +229,9 @@ class Models:
         self, service: ModelService, model: ModelFiles, adapters: tuple[AdapterFiles, ...], capacity: Capacity
     ) -> Standing:
         spec, engine = service.spec, engine_for(service.spec, model.format)
-        program = tuple(shlex.split(self._settings.vllm_command)) if engine == "vllm" else ()
+        program = self._settings.vllm_program if engine == "vllm" else ()
+        if program and (missing := missing_program(program)):
+            return Standing(engine, hold=Hold(missing, "failed"))
         request = LaunchRequest(
             model=model,
             served_model=served_model(service.metadata.name, spec),
@@ -240,11 +241,11 @@ class Models:
             types=tuple(spec.types or ()),
             gpus=spec.resources.gpus,
             program=program,
-            cache=private_folder(self._settings.data_dir.absolute() / "cache" / "engines") if program else None,
+            cache=self._settings.data_dir.absolute() / "cache" / "engines" if program else None,
         )
-        if program and shutil.which(program[0]) is None:
-            return Standing(engine, hold=Hold(no_program(program[0]), "failed"))
         try:
+            if request.cache is not None:
+                private_folder(request.cache)
             read = self._read(service, engine, request)
         except (MooringError, OSError) as error:
             final = isinstance(error, Invalid)  # else a file that can't be read at the moment
@@ -269,15 +270,6 @@ class Models:
             able = module.capabilities(request)
             self._known[name] = _Read(module.memory_need(request), tuple(kind for kind in CALL_TYPES if kind in able))
         return self._known[name]
-
-
-def no_program(program: str) -> str:
-    """Return what to do where vLLM is not installed."""
-    return (
-        f"This model needs vLLM, and there is no program '{program}' on this machine."
-        " Install vLLM (https://docs.vllm.ai) and name its command with --vllm-command (MOORING_VLLM_COMMAND),"
-        " or deploy the model in GGUF format."
-    )
 
 
 def too_large(need: MemoryNeed, asked: str | None, capacity: Capacity) -> str:

@@ -20,14 +20,9 @@ def recipe_of(service: ModelService, spec: ModelServiceSpec | None = None) -> st
     """
     spec = spec or service.spec
     part = recipe_part(spec)
-    part["types"] = _pooling(spec)  # the other kinds of call are answered by the same process
+    part["types"] = sorted(spec.types or ())  # engines are started otherwise for embeddings and reranking
     part["servedModel"] = served_model(service.metadata.name, spec)
     return hashlib.blake2b(msgspec.json.encode(part, order="sorted"), digest_size=12).hexdigest()
-
-
-def _pooling(spec: ModelServiceSpec) -> list[str]:
-    types = set(spec.types or ())
-    return sorted(types) if types and not types & {"chat", "completion"} else []
 
 
 def reserved_of(spec: ModelServiceSpec, estimated_bytes: int) -> Reserved:

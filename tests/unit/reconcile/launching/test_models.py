@@ -155,3 +155,18 @@ async def test_what_only_vllm_runs_is_refused_as_soon_as_its_files_are_listed(be
     (standing,) = await bench.look(service())
     assert standing.hold is not None
     assert standing.hold.state == "downloading"
+
+
+async def test_a_folder_that_cannot_be_made_holds_one_service_and_not_the_loop(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    settings = replace(Settings(), data_dir=tmp_path, vllm_command="sh -c", model_roots=(str(tmp_path),))
+    models = Models(settings, bench.cache, clock=bench.clock)  # type: ignore[arg-type]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    spec = ModelServiceSpec.model_validate({"model": {"source": "local", "path": str(folder)}})
+    found = await models.look([ModelService(id="svc-x", metadata=Metadata(name="x"), spec=spec)], {}, MACHINE)
+    hold = found["svc-x"].hold
+    assert hold is not None
+    assert (hold.state, "cache" in hold.reason) == ("pending", True)

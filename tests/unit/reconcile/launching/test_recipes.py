@@ -3,7 +3,7 @@ import pytest
 from mooring.core.objects import Metadata
 from mooring.core.replicas import Capacity
 from mooring.core.services import ModelService, ModelServiceSpec
-from mooring.reconcile.launching.recipes import unfit
+from mooring.reconcile.launching.recipes import recipe_of, unfit
 
 SMALL = Capacity(cpu=0.5, memory_mib=512, gpus=0)
 
@@ -28,3 +28,17 @@ def test_what_nobody_chose_runs_on_the_smallest_machine():
 )
 def test_more_than_the_machine_has_is_named(resources, told):
     assert unfit(service(**resources).spec, SMALL) == told
+
+
+def test_another_kind_of_call_is_another_recipe_for_the_engine_is_started_otherwise():
+    def recipe(**fields):
+        return recipe_of(ModelService(id="svc-1", metadata=Metadata(name="a"), spec=spec_of(**fields)))
+
+    def spec_of(**fields):
+        return ModelServiceSpec.model_validate({"model": {"source": "builtin", "name": "mooring-demo"}, **fields})
+
+    assert (
+        len({recipe(), recipe(types=["chat"]), recipe(types=["chat", "embedding"]), recipe(types=["embedding"])}) == 4
+    )
+    assert recipe(types=["chat", "embedding"]) == recipe(types=["embedding", "chat"])
+    assert recipe() == recipe(replicas=3, description="other", limits={"rpm": 1})
