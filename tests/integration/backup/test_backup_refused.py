@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from tests.integration.installations import (
+from tests.integration.backup.installations import (
     PASSPHRASE,
     check_same,
     install,
@@ -38,24 +38,6 @@ from mooring.gateway.usage.journal import Journal
 from mooring.settings import Settings
 from mooring.store.database import DatabaseBroken, connected, migrate
 from mooring.testing.journals import kill, slot_head, usage_record
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Settings:
-    return install(Settings(data_dir=tmp_path / "old"))
-
-
-@pytest.fixture
-def backup(installation: Settings, tmp_path: Path) -> Path:
-    path = tmp_path / "backup.zip"
-    make(installation, path, PASSPHRASE)
-    return path
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "new")
-
 
 # --- refusals
 

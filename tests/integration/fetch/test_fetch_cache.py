@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.integration.fetching import Installation, order, random_bytes, until
+from tests.integration.fetch.fetching import Installation, order, random_bytes, until
 
 from mooring.core.files import is_held
 from mooring.core.models import FetchOrder, FetchReport, Pruned
@@ -17,20 +17,6 @@ from mooring.sources.cache import ModelCache
 from mooring.testing.hub import FakeHub, sha256
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with FakeHub() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Installation]:
-    made = Installation(tmp_path / "data")
-    yield made
-    await made.cache.stop_all()
-    made.close()
 
 
 def blob(data: bytes) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.integration.fetching import Installation, fetching_is_clean, order, random_bytes, until
+from tests.integration.fetch.fetching import Installation, fetching_is_clean, order, random_bytes, until
 
 from mooring.core.errors import Unavailable
 from mooring.core.models import FetchOrder, FetchReport
@@ -29,14 +29,6 @@ def hub() -> Iterator[FakeHub]:
         serving.add("org/gated", {"model.gguf": random_bytes(100_000)}, gated=True)
         serving.add("org/private", {"model.gguf": random_bytes(100_000)}, private=True)
         yield serving
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Installation]:
-    made = Installation(tmp_path / "data")
-    yield made
-    await made.cache.stop_all()
-    made.close()
 
 
 async def fails(here: Installation, wanted: FetchOrder, token: str = "") -> FetchReport:

@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.fetching import Installation, order, random_bytes, until
+from tests.integration.fetch.fetching import Installation, order, random_bytes, until
 
 from mooring.core.models import FetchOrder, FetchReport
 from mooring.sources import REGISTRY
@@ -19,20 +18,6 @@ from mooring.testing.hub import FakeHub
 
 SOURCES = sorted(REGISTRY)
 MIB = 1 << 20
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with FakeHub() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Installation]:
-    made = Installation(tmp_path / "data")
-    yield made
-    await made.cache.stop_all()
-    made.close()
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from tests.integration.installations import (
+from tests.integration.backup.installations import (
     ENGINE_KEY,
     NOW,
     PASSPHRASE,
@@ -37,24 +37,6 @@ from mooring.store.backup import LEFT_OUT
 from mooring.store.database import Database, connected, migrate
 from mooring.store.keys import find_by_digest
 from mooring.testing.journals import kill, slot_head, usage_record
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Settings:
-    return install(Settings(data_dir=tmp_path / "old"))
-
-
-@pytest.fixture
-def backup(installation: Settings, tmp_path: Path) -> Path:
-    path = tmp_path / "backup.zip"
-    make(installation, path, PASSPHRASE)
-    return path
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "new")
-
 
 # --- there and back
 
