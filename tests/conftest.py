@@ -8,6 +8,7 @@ MOORING_TEST_REQUIRE lists it, the same lack is a failure.
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import secrets
@@ -103,6 +104,16 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def one_command_tree() -> Iterator[None]:
+    """Let Typer make its tree of commands once: it takes ten times as long as a command that runs in this process."""
+    import typer.main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
+
+
 # --- servers ----------------------------------------------------------------------------------------------
 
 
@@ -178,21 +189,43 @@ def _start_postgres(stack: contextlib.ExitStack, binaries: Path) -> str:
     return url
 
 
-@pytest.fixture
-def postgres_url(request: pytest.FixtureRequest, _postgres_server: str) -> Iterator[str]:
-    """Return the URL of an empty database of a real PostgreSQL; it is dropped after the test."""
-    if _postgres_server.startswith("!"):
-        _lack(request, "postgres", _postgres_server[1:])
+@contextlib.contextmanager
+def _postgres_database(server: str, template: str = "template1") -> Iterator[str]:
+    """Yield the URL of a database of its own, a copy of `template`; it is dropped at the end."""
     import psycopg
 
     name = f"mooring_test_{secrets.token_hex(6)}"
-    with psycopg.connect(_postgres_server, autocommit=True) as server:
-        server.execute(f'CREATE DATABASE "{name}"'.encode())
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
     try:
-        yield f"{_postgres_server.rpartition('/')[0]}/{name}"
+        yield f"{server.rpartition('/')[0]}/{name}"
     finally:
-        with psycopg.connect(_postgres_server, autocommit=True) as server:
-            server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+@pytest.fixture
+def postgres_server(request: pytest.FixtureRequest, _postgres_server: str) -> str:
+    """Return the URL of the `postgres` database of a real PostgreSQL."""
+    if _postgres_server.startswith("!"):
+        _lack(request, "postgres", _postgres_server[1:])
+    return _postgres_server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Return the URL of an empty database of a real PostgreSQL; it is dropped after the test."""
+    with _postgres_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_database(_servers: contextlib.ExitStack) -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Return a function: `with postgres_database(server, template) as url` is a database for the block.
+
+    Servers that were started here end after whatever uses this.
+    """
+    return _postgres_database
 
 
 @pytest.fixture(scope="session")

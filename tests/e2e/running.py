@@ -319,6 +319,20 @@ def _processes_of(data_dir: bytes) -> Iterator[tuple[int, str]]:
                     yield int(name), role
 
 
+def run_command(words: list[str], environment: dict[str, str], folder: Path, out: Path, err: Path) -> None:
+    """Be the command `mooring` with these words: in its environment and folder, with its output in two files."""
+    from mooring.cli import main
+
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in enumerate((Path(os.devnull), out, err)):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if stream else os.O_RDONLY
+        os.dup2(os.open(path, flags, 0o600), stream)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    main.run(words)
+
+
 def proportional_kib(pid: int) -> int:
     """Return the memory of a process, with shared pages shared out (PSS), in KiB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -7,6 +7,7 @@ or `Stage.prepare`; if it can't run as it stands, say what is put in its place i
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import shlex
 import shutil
@@ -19,13 +20,16 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import MakePlatform
-from tests.e2e.running import START_S, STOP_S, Done, Platform, free_port, python_environment, until
+from tests.e2e.running import START_S, STOP_S, Done, Platform, free_port, python_environment, run_command, until
 from typer.main import get_command
 
 import mooring
 from mooring.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
+# Python's start and the imports take longer than most commands: each is forked from a process that has them behind it.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([run_command.__module__, "mooring.cli.main"])
 DEMO = {"model": {"source": "builtin", "name": "mooring-demo"}, "replicas": 1, "stopped": False, "enabled": True}
 # What the examples name; put back before each of them.
 OBJECTS = [
@@ -136,12 +140,13 @@ class Stage:
         return [INSTEAD[word](self) if word in INSTEAD else word for word in shlex.split(example)[1:]]
 
     def run(self, words: list[str]) -> Done:
-        """Run a command to its end, beside the platform."""
-        done = subprocess.run(
-            self._command(words), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
-            env=self._environment(words), cwd=self.folder,
-        )  # fmt: skip
-        return Done(done.returncode, done.stdout, done.stderr)
+        """Run a command to its end, beside the platform: a process of its own, forked where the imports are done."""
+        out, err = self.folder / "ran.out", self.folder / "ran.err"
+        process = FORKS.Process(target=run_command, args=(words, self._environment(words), self.folder, out, err))
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, "it does not end"
+        return Done(process.exitcode, out.read_text(), err.read_text())
 
     def serve(self, words: list[str], mark: str) -> Done:
         """Run a command that serves until it says `mark`, and stop it in order."""

@@ -18,6 +18,8 @@ from mooring.testing.hub import FakeHub
 
 MODEL = (Path(mooring.__file__).parent / "assets" / "mooring-demo.gguf").read_bytes()
 SLOW = 200_000  # bytes per second: about twenty seconds for the model
+BRISK = 500_000  # on the way to the next kill
+TRICKLE = 50_000  # while something is killed and comes back: the model is not there before
 
 
 @pytest.fixture
@@ -76,22 +78,27 @@ def test_a_fetch_goes_on_through_kills_of_fetcher_control_and_everything_and_the
     make_platform: MakePlatform, hub: FakeHub
 ) -> None:
     platform = make_platform("--no-demo").start()
-    hub.bytes_per_s = SLOW
+    hub.bytes_per_s = BRISK
     deploy(platform, hub)
     progress = Progress(platform)
 
     until(lambda: progress.reaches(0.2), "a fifth of the model", 30)
+    hub.bytes_per_s = TRICKLE
     (first,) = fetchers(platform)
     os.kill(first, signal.SIGKILL)
     until(lambda: fetchers(platform) not in ([], [first]), "another fetcher")
 
+    hub.bytes_per_s = BRISK
     until(lambda: progress.reaches(0.4), "two fifths", 30)
+    hub.bytes_per_s = TRICKLE
     (second,) = fetchers(platform)
     platform.kill("control")
     until(lambda: platform.call("GET", "/manage/v1/version").status == 200, "control again")
     assert fetchers(platform) == [second], "a fetch outlives control"
 
+    hub.bytes_per_s = BRISK
     until(lambda: progress.reaches(0.6), "three fifths", 30)
+    hub.bytes_per_s = TRICKLE
     platform.kill("supervisor")
     for pid in fetchers(platform):
         os.kill(pid, signal.SIGKILL)
@@ -113,25 +120,32 @@ def test_a_fetch_goes_on_through_kills_of_fetcher_control_and_everything_and_the
     assert fetchers(platform) == []
 
 
-@pytest.mark.parametrize(
-    ("model", "told"),
-    [
-        ({"name": "org/none"}, "There is no model 'org/none'"),
-        ({"name": "org/gated"}, "is gated: its authors must let you in."),
-        ({"revision": "v9"}, "has no revision 'v9'."),
-        ({"file": "*q2_k.gguf"}, "q2_k"),
-        ({"tokenSecret": "wrong"}, "refused the token of the secret."),
-    ],
-)
-def test_what_cannot_be_fetched_has_failed_with_the_reason_and_what_to_do(
-    hub_platform: Platform, hub: FakeHub, model: dict[str, str], told: str
-) -> None:
-    hub.add("org/gated", {"a.gguf": MODEL}, gated=True)
-    name = f"no-{next(iter(model)).lower()}-{next(iter(model.values()))[-4:].strip('/.').lower()}"
-    deploy(hub_platform, hub, name, **model)
+REFUSED = {
+    "no-name": ({"name": "org/none"}, "There is no model 'org/none'"),
+    "no-leave": ({"name": "org/gated"}, "is gated: its authors must let you in."),
+    "no-revision": ({"revision": "v9"}, "has no revision 'v9'."),
+    "no-file": ({"file": "*q2_k.gguf"}, "q2_k"),
+    "no-token": ({"tokenSecret": "wrong"}, "refused the token of the secret."),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(hub_platform: Platform) -> Iterator[None]:
+    """Deploy all that is refused at once: each is looked at in a test of its own."""
+    with FakeHub() as hub:
+        hub.add("org/tiny-GGUF", {"tiny-q8_0.gguf": MODEL, "README.md": b"# tiny"})
+        hub.add("org/gated", {"a.gguf": MODEL}, gated=True)
+        for name, (model, _) in REFUSED.items():
+            deploy(hub_platform, hub, name, **model)
+        yield
+
+
+@pytest.mark.usefixtures("refused")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_fetched_has_failed_with_the_reason_and_what_to_do(hub_platform: Platform, name: str) -> None:
     until(lambda: status(hub_platform, name)["state"] == "failed", "the refusal", 30)
     reason = status(hub_platform, name)["reason"]
-    assert told in reason
+    assert REFUSED[name][1] in reason
     assert "spec.model" in reason
     hub_platform.manage("DELETE", f"services/{name}")
 

@@ -18,6 +18,12 @@ CALLERS = 50
 MODEL = Path(mooring.__file__).parent / "assets" / "mooring-demo.gguf"
 
 
+@pytest.fixture(scope="module")
+def shared_demo(make_module_platform: MakePlatform) -> Platform:
+    """Return a platform whose demo service each test leaves with its first spec and one replica."""
+    return make_module_platform().start()
+
+
 def service(platform: Platform) -> dict[str, Any]:
     return platform.manage("GET", SERVICE)
 
@@ -54,9 +60,9 @@ async def test_a_rolling_update_and_a_broken_one_fail_no_call_of_fifty_callers(m
 
 
 async def test_an_engine_that_refuses_its_new_arguments_goes_back_by_itself_and_says_why(
-    make_platform: MakePlatform,
+    shared_demo: Platform,
 ) -> None:
-    platform = make_platform().start()
+    platform = shared_demo
     until(lambda: service(platform)["status"]["state"] == "healthy", "the demo service")
     ledger = Ledger()
     async with busy(platform, ledger, callers=8):
@@ -91,9 +97,9 @@ def test_another_kind_of_call_starts_the_engine_anew_and_is_then_answered(
 
 @pytest.mark.slow
 async def test_a_service_is_scaled_by_hand_stopped_and_started_and_shows_what_it_uses(
-    make_platform: MakePlatform,
+    shared_demo: Platform,
 ) -> None:
-    platform = make_platform().start()
+    platform = shared_demo
     until(lambda: service(platform)["status"]["state"] == "healthy", "the demo service")
     platform.manage("POST", f"{SERVICE}/scale", {"replicas": 3})
     until(lambda: service(platform)["status"]["readyReplicas"] == 3, "three replicas", 60)

@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 Run = Callable[..., "Result"]
 
+pytestmark = pytest.mark.usefixtures("one_command_tree")
+
 
 class Result:
     """What a command did."""

@@ -36,10 +36,8 @@ def push(records, start=0, segment=1, writer="w0"):
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/m.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    migrate(url)
-    return url
+def url(request, tmp_path, make_database):
+    return make_database(request.param, tmp_path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mooring.reconcile.services import Services
 from mooring.settings import Settings
 from mooring.sources.cache import ModelCache
 from mooring.store import changes, events, services
-from mooring.store.database import Database, migrate
+from mooring.store.database import Database
 from mooring.store.replicas import list_replicas, set_service_state
 from mooring.testing.clock import ManualClock
 from mooring.testing.replicas import FakeEngine, FakePlacement
@@ -95,9 +95,8 @@ class Bench:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def bench(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/m.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    await asyncio.to_thread(migrate, url)
+async def bench(request, tmp_path, make_database):
+    url = make_database(request.param, tmp_path)
     bench = Bench(tmp_path, url)
     yield bench
     await bench.services.close()

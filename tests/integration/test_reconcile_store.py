@@ -5,15 +5,14 @@ import pytest
 
 from mooring.core.replicas import Replica
 from mooring.store import changes, events, leases, replicas
-from mooring.store.database import Database, migrate
+from mooring.store.database import Database
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def db(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/m.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    await asyncio.to_thread(migrate, url)
+async def db(request, tmp_path, make_database):
+    url = make_database(request.param, tmp_path)
     db = Database(url)
     yield db
     await db.close()

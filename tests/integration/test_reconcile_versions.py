@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import MakeDatabase
 
 from mooring.control import sealing
 from mooring.core.objects import Metadata
@@ -17,7 +17,7 @@ from mooring.reconcile.services import Services
 from mooring.settings import Settings
 from mooring.sources.cache import ModelCache
 from mooring.store import events, services
-from mooring.store.database import Database, migrate
+from mooring.store.database import Database
 from mooring.store.replicas import list_replicas
 from mooring.testing.clock import ManualClock
 from mooring.testing.replicas import FakeEngine, FakePlacement
@@ -83,9 +83,8 @@ class Bench:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    url = f"sqlite:///{tmp_path}/m.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    await asyncio.to_thread(migrate, url)
+async def bench(request: pytest.FixtureRequest, tmp_path: Path, make_database: MakeDatabase) -> AsyncIterator[Bench]:
+    url = make_database(request.param, tmp_path)
     bench = Bench(tmp_path, url)
     yield bench
     await bench.services.close()

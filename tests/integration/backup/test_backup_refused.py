@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from tests.integration.backup.conftest import MakeInstallation
 from tests.integration.backup.installations import (
     PASSPHRASE,
     check_same,
@@ -228,8 +229,10 @@ def test_a_full_disk_leaves_no_half_restored_directory(size: int, backup: Path, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_backup_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    old = install(Settings(data_dir=tmp_path / "old"), requests=60_000)
+def test_a_backup_that_is_stopped_leaves_nothing(
+    number: signal.Signals, tmp_path: Path, copy_installation: MakeInstallation
+) -> None:
+    old = copy_installation(60_000)
     (tmp_path / "disk").mkdir()
     command = [sys.executable, "-m", "mooring", "backup", "--data-dir", str(old.data_dir), "--passphrase", PASSPHRASE]
     process = subprocess.Popen(

@@ -38,6 +38,7 @@ async def fails(here: Installation, wanted: FetchOrder, token: str = "") -> Fetc
 
 
 @pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.usefixtures("really_started")
 async def test_each_refusal_of_a_hub_says_what_to_do(hub: FakeHub, here: Installation, source: str) -> None:
     with fetching_is_clean(here):
         for wanted, token, says, advises in (
@@ -76,14 +77,17 @@ async def test_a_hub_that_is_away_is_asked_again_until_it_is_back(
     here: Installation, source: str, hub: FakeHub
 ) -> None:
     with FakeHub() as gone:
-        away = replace(order(gone, source=source))
+        away = order(gone, source=source)
+    back = order(hub, source=source)
+    hub.listing_failures = [503] * 3
+    await here.cache.fetch(back)  # both at once: they wait longer from try to try
     await here.cache.fetch(away)
     await until(lambda: here.cache.report(away).reason, "a word about the trouble")
     report = here.cache.report(away)
     assert (report.state, report.final) == ("listing", False)
     assert "can't be reached" in report.reason and "HTTPS_PROXY" in report.reason and "Trying again" in report.reason
-    hub.listing_failures = [503] * 3
-    assert (await here.fetches(order(hub, source=source))).state == "complete"
+    assert (await here.ends(back)).state == "complete"
+    assert hub.listing_failures == []
 
 
 # --- contents that are not what was listed ----------------------------------------------------------------
@@ -227,6 +231,7 @@ async def test_a_listing_that_no_hub_would_give_is_refused(
 
 
 @pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.usefixtures("really_started")
 async def test_a_listing_without_end_takes_a_bounded_part_of_the_memory(
     hub: FakeHub, here: Installation, source: str
 ) -> None:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from tests.integration.conftest import MakeDatabase
 
 from mooring import settings as settings_module
 from mooring.admin import build_admin
@@ -31,8 +32,17 @@ from mooring.settings import Settings
 from mooring.store.database import Database, migrate
 
 
+@pytest.fixture
+def copies() -> bool:
+    """Whether databases are copies of originals that this run made; what tests the making itself says no."""
+    return True
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, copies: bool, make_database: MakeDatabase) -> str:
+    """Return the URL of the test's own database: empty, with the schema, or started, as its fixtures need it."""
+    if copies and "empty_db" in request.fixturenames:
+        return make_database(request.param, tmp_path, started="db" in request.fixturenames)
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'mooring.db'}"
     return str(request.getfixturevalue("postgres_url"))
@@ -51,16 +61,18 @@ def sealer(settings: Settings) -> Sealer:
 
 
 @pytest.fixture
-async def empty_db(database_url: str) -> AsyncIterator[Database]:
-    migrate(database_url)
+async def empty_db(database_url: str, copies: bool) -> AsyncIterator[Database]:
+    if not copies:
+        migrate(database_url)
     database = Database(database_url)
     yield database
     await database.close()
 
 
 @pytest.fixture
-async def db(empty_db: Database, sealer: Sealer, settings: Settings) -> Database:
-    await bootstrap.start(empty_db, sealer, settings)
+async def db(empty_db: Database, sealer: Sealer, settings: Settings, copies: bool) -> Database:
+    if not copies:
+        await bootstrap.start(empty_db, sealer, settings)
     return empty_db
 
 
@@ -159,11 +171,24 @@ def cache() -> FakeCache:
     return FakeCache()
 
 
+@pytest.fixture(scope="session")
+def applications() -> list[FastAPI]:
+    """Return where the one application stands once there is one: FastAPI takes long to work out its routes."""
+    return []
+
+
 @pytest.fixture
 def app(
-    db: Database, settings: Settings, sealer: Sealer, gateways: Gateways, running: FakeRunning, cache: FakeCache
+    db: Database,
+    settings: Settings,
+    sealer: Sealer,
+    gateways: Gateways,
+    running: FakeRunning,
+    cache: FakeCache,
+    applications: list[FastAPI],
 ) -> FastAPI:
-    return build_admin(
+    """Return the application, with the parts of this test alone."""
+    made = build_admin(
         db=db,
         sealer=sealer,
         settings=settings,
@@ -171,6 +196,10 @@ def app(
         running=cast("Any", running),
         cache=cast("Any", cache),
     )
+    if not applications:
+        applications.append(made)
+    applications[0].state.parts = made.state.parts
+    return applications[0]
 
 
 Connect = Callable[..., httpx.AsyncClient]

@@ -70,6 +70,7 @@ async def test_a_request_id_that_was_given_is_kept(client: httpx.AsyncClient) ->
     assert answer.json()["requestId"].startswith("req-")
 
 
+@pytest.mark.parametrize("applications", [[]], ids=["own"])  # it adds a path to the application
 async def test_a_failure_hides_its_cause_and_logs_it(
     app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,11 @@ from mooring.store.endpoints import get_endpoint
 from mooring.store.services import delete_service, list_all_services
 
 
+@pytest.fixture
+def copies() -> bool:
+    return False  # each first start here is a real one
+
+
 async def test_the_first_start_makes_what_a_newcomer_needs(db: Database, sealer: Sealer, settings: Settings) -> None:
     path = settings.data_dir / "admin.json"
     content = json.loads(path.read_text())

@@ -19,6 +19,11 @@ from mooring.store.database import Database, DatabaseBroken, migrate
 from mooring.store.projects import find_project, insert_project
 
 
+@pytest.fixture
+def copies() -> bool:
+    return False  # each migration here is a real one
+
+
 def project(name: str) -> Project:
     return Project(id=f"prj-{name}", metadata=GlobalMetadata(name=name), spec=ProjectSpec())
 
