@@ -7,12 +7,16 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
+from mooring.core.external_services import ExternalService, ExternalServiceSpec
 from mooring.core.ids import key_digest
-from mooring.core.snapshot import Ack, Beat, Begin, Hello, Rows, decode_key, pack_frame
+from mooring.core.objects import Metadata
+from mooring.core.repairs import REPAIRS
+from mooring.core.snapshot import Ack, Beat, Begin, Hello, Lesson, Rows, decode_key, decode_service, pack_frame
 from mooring.core.usage import UsageRecord
 from mooring.reconcile.feed import Feed
 from mooring.store import changes, tables, usage
-from mooring.store.database import Database, migrate
+from mooring.store.database import Database
+from mooring.store.services import get_service, insert_service
 from mooring.testing.feed_client import FeedClient
 
 PEPPER = b"p" * 32
@@ -61,9 +65,8 @@ async def insert_keys(tx, names):
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def bench(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/m.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    await asyncio.to_thread(migrate, url)
+async def bench(request, tmp_path, make_database):
+    url = make_database(request.param, tmp_path)
     bench = Bench(url, tmp_path)
     async with bench.db.transaction() as tx:
         await tx.execute(
@@ -263,3 +266,20 @@ async def test_another_layout_is_refused(bench):
 
 async def test_the_socket_is_for_its_owner_only(bench):
     assert stat.S_IMODE(os.stat(bench.path).st_mode) == 0o600
+
+
+async def test_what_a_worker_learns_about_a_service_is_shown_on_it_and_told_to_all(bench):
+    spec = ExternalServiceSpec(urls=["http://127.0.0.1:9/v1"])
+    async with bench.db.transaction() as tx:
+        named = Metadata(name="ext", project="default")
+        await insert_service(tx, ExternalService(id="svc-ext", metadata=named, spec=spec))
+        await changes.record(tx, "service", ["svc-ext"])
+    teller, other = await bench.dial(), await bench.dial("w1")
+    await other.until(lambda: ("service", "svc-ext") in other.rows)
+    for repairs in (("no_done",), ("no_done", "unheard_of"), ("envelope", "no_done")):
+        teller.send(Lesson("svc-ext", repairs))
+    teller.send(Lesson("svc-gone", ("no_done",)))
+    await other.until(lambda: decode_service(other.rows["service", "svc-ext"].data).repairs == ("no_done", "envelope"))
+    async with bench.db.read() as tx:
+        shown = (await get_service(tx, "svc-ext")).status.detail["repairs"]
+    assert shown == {name: REPAIRS[name] for name in ("no_done", "envelope")}

@@ -8,17 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
+from urllib.parse import quote
 
 from mooring.control.events import get_any_service
 from mooring.control.samples import SAMPLES
+from mooring.core import external_services, services
 from mooring.core.endpoints import Endpoint
 from mooring.core.objects import slug
+from mooring.core.services import ModelService
 from mooring.settings import Settings
 from mooring.store.database import Database, Transaction
 from mooring.store.endpoints import endpoints_using, get_endpoint
 from mooring.store.services import AnyService, find_service
 
 LANGUAGES = ("curl", "python-openai", "python-requests", "python-langchain", "node")
+SERVICES = ("ModelService", "ExternalService")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Subject:
     deployed: bool  # everything behind it runs here
     closed: bool = False  # takes no calls that address it itself
     note: str = ""  # what a caller should know first
+    served: str = ""  # a service's name for its model
+    chip: str = ""  # of a service
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +62,19 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One wire format. `base`, `model` and `paths` may hold {id}, {project}, {slug} and {model} of the subject."""
+    """One wire format. `base`, `model` and `paths` may hold {id}, {project}, {slug}, {model}, {served} and {chip}."""
 
     name: str
     title: str
     base: str  # what an SDK takes as base URL, below the gateway's
     paths: tuple[Path, ...]
     model: str = "{model}"
-    kinds: tuple[str, ...] = ("ModelService", "ExternalService", "Endpoint")
+    kinds: tuple[str, ...] = (*SERVICES, "Endpoint")
     languages: tuple[str, ...] = LANGUAGES
 
 
+_INFERS = "/v1/infers/{id}"
+_MAAS = "/maas/{served}/{chip}"
 _CLUSTER = "/api/v1/namespaces/{project}/services/modelservice-{slug}:http/proxy"
 DIALECTS = (
     Dialect(
@@ -96,7 +104,43 @@ DIALECTS = (
             Path("GET", f"{_CLUSTER}/health", "health"),
             Path("GET", f"{_CLUSTER}/openapi.json", "openapi"),
         ),
-        kinds=("ModelService", "ExternalService"),
+        kinds=SERVICES,
+    ),
+    Dialect(
+        name="ark",
+        title="Ark",
+        base="/api/v3",
+        paths=(
+            Path("POST", "/api/v3/chat/completions", "chat", ("chat",)),
+            Path("POST", "/api/v3/completions", "completion", ("completion",)),
+            Path("POST", "/api/v3/embeddings", "embedding", ("embedding",)),
+            Path("GET", "/api/v3/models", "models"),
+        ),
+        kinds=("Endpoint",),
+        languages=("curl", "python-ark", *LANGUAGES[1:]),
+    ),
+    Dialect(
+        name="modelarts",
+        title="ModelArts",
+        base=f"{_INFERS}/v1",
+        paths=(
+            Path("POST", f"{_INFERS}/v1/chat/completions", "chat", ("chat",)),
+            Path("POST", f"{_INFERS}/v1/completions", "completion", ("completion",)),
+            Path("GET", f"{_INFERS}/v1/models", "models"),
+        ),
+        model="{served}",
+        kinds=SERVICES,
+    ),
+    Dialect(
+        name="genstudio",
+        title="GenStudio",
+        base=_MAAS,
+        paths=(
+            Path("POST", f"{_MAAS}/chat/completions", "chat", ("chat",)),
+            Path("GET", f"{_MAAS}/models", "models"),
+        ),
+        model="{served}",
+        kinds=SERVICES,
     ),
 )
 
@@ -116,25 +160,33 @@ def instructions(subject: Subject, urls: Urls, dialects: tuple[Dialect, ...] = D
 
 
 def _spoken(dialect: Dialect, subject: Subject, urls: Urls) -> dict[str, Any]:
-    def fill(template: str) -> str:
-        return template.format(id=subject.id, project=subject.project, slug=slug(subject.name), model=subject.model)
+    known = {
+        "id": subject.id,
+        "project": subject.project,
+        "slug": slug(subject.name),
+        "model": subject.model,
+        "served": subject.served or subject.model,
+        "chip": subject.chip or "cpu",
+    }
+    quoted = {name: quote(value, safe="") for name, value in known.items()}
 
-    base, model = urls.api + fill(dialect.base), fill(dialect.model)
+    def fill(template: str) -> str:
+        return template.format(**quoted)
+
+    paths = [path for path in dialect.paths if not path.needs or set(path.needs) & set(subject.types)]
+    operations = {path.operation for path in paths}
+    base, model = urls.api + fill(dialect.base), dialect.model.format(**known)
     return {
         "name": dialect.name,
         "title": dialect.title,
         "baseUrl": base,
         "internalBaseUrl": urls.internal + fill(dialect.base),
         "model": model,
-        "paths": [
-            {"method": path.method, "path": fill(path.path), "operation": path.operation}
-            for path in dialect.paths
-            if not path.needs or set(path.needs) & set(subject.types)
-        ],
+        "paths": [{"method": path.method, "path": fill(path.path), "operation": path.operation} for path in paths],
         "samples": [
             sample.filled(base, model)
             for sample in SAMPLES
-            if sample.language in dialect.languages and sample.operation in subject.types
+            if sample.language in dialect.languages and sample.operation in operations
         ],
     }
 
@@ -163,6 +215,8 @@ async def get_service_subject(db: Database, ref: str, project: str) -> Subject:
         deployed=service.kind == "ModelService",
         closed=not service.spec.direct_access,
         note=_service_note(service, fronts),
+        served=_served_model(service),
+        chip=service.spec.chip,
     )
 
 
@@ -198,6 +252,13 @@ def _common_types(services: list[AnyService]) -> tuple[str, ...]:
     """Return the kinds of call that every service takes: the endpoint may hand a call to any of them."""
     lists = [service.status.types for service in services]
     return tuple(reduce(lambda common, types: [kind for kind in common if kind in types], lists)) if lists else ()
+
+
+def _served_model(service: AnyService) -> str:
+    """Return the name that the service's engine answers to, or will once it has started."""
+    if isinstance(service, ModelService):
+        return service.status.served_model or services.served_model(service.metadata.name, service.spec)
+    return external_services.served_model(service.metadata.name, service.spec)
 
 
 def _service_note(service: AnyService, fronts: list[str]) -> str:

@@ -108,6 +108,15 @@ for item in answer.data:
     print(len(item.embedding), "numbers, beginning with", item.embedding[:4])
 """
 
+ARK_HEAD = """\
+# pip install 'volcengine-python-sdk[ark]'
+import os
+
+from volcenginesdkarkruntime import Ark
+
+client = Ark(base_url="@BASE@", api_key=os.environ["MOORING_API_KEY"])
+"""
+
 REQUESTS_HEAD = """\
 # pip install requests
 import os
@@ -289,6 +298,9 @@ SAMPLES = (
     Sample("python-openai", "completion", COMPLETION, OPENAI_HEAD + OPENAI_COMPLETION),
     Sample("python-openai", "completion", COMPLETION_STREAM, OPENAI_HEAD + OPENAI_COMPLETION_STREAM),
     Sample("python-openai", "embedding", EMBEDDING, OPENAI_HEAD + OPENAI_EMBEDDING),
+    Sample("python-ark", "chat", CHAT, ARK_HEAD + OPENAI_CHAT),
+    Sample("python-ark", "chat", CHAT_STREAM, ARK_HEAD + OPENAI_CHAT_STREAM),
+    Sample("python-ark", "embedding", EMBEDDING, ARK_HEAD + OPENAI_EMBEDDING),
     Sample("python-requests", "chat", CHAT, REQUESTS_HEAD + REQUESTS_CHAT),
     Sample("python-requests", "chat", CHAT_STREAM, REQUESTS_STREAM_HEAD + REQUESTS_CHAT_STREAM),
     Sample("python-requests", "completion", COMPLETION, REQUESTS_HEAD + REQUESTS_COMPLETION),

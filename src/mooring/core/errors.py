@@ -5,16 +5,21 @@ The gateway maps them through the caller's dialect, the management API as RFC 94
 MooringError                     500 internal_error
 ├── Invalid                      400 invalid_request
 │   ├── InvalidJson              400 invalid_json
+│   ├── Missing                  400 missing_parameter
 │   ├── AmbiguousModel           400 ambiguous_model
 │   ├── UnsupportedType          400 unsupported_type
 │   ├── ContextTooLong           400 context_length_exceeded
-│   └── EndpointStopped          400 endpoint_stopped
+│   ├── EndpointStopped          400 endpoint_stopped
+│   ├── InputFiltered            400 content_filter
+│   └── OutputFiltered           400 output_content_filter
 ├── Unauthenticated              401 invalid_api_key
+│   └── MalformedAuthorization   401 malformed_authorization
 ├── Forbidden                    403 permission_denied
 │   └── TermsNotAccepted         403 terms_not_accepted
 ├── NotFound                     404 not_found
 │   ├── PathNotFound             404 path_not_found
 │   └── ModelNotFound            404 model_not_found
+│       └── NameNotAccepted      404 endpoint_id_required
 ├── MethodNotAllowed             405 method_not_allowed
 ├── RequestTimeout               408 request_timeout
 ├── Conflict                     409 conflict
@@ -24,6 +29,7 @@ MooringError                     500 internal_error
 ├── Unprocessable                422 unprocessable
 │   └── InvalidDocument          422 invalid_document
 ├── RateLimited                  429 rate_limit_exceeded            (retryable)
+│   └── LimitExceeded            429 limit_exceeded                 (retryable)
 ├── HeadTooLarge                 431 headers_too_large
 ├── UpstreamFailed               502 upstream_failed                (retryable)
 ├── Unavailable                  503 unavailable                    (retryable)
@@ -33,6 +39,8 @@ MooringError                     500 internal_error
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class MooringError(Exception):
@@ -45,6 +53,7 @@ class MooringError(Exception):
         next_step: what the caller should do now, one sentence; may be empty.
         param: the field or header the refusal is about, if one is.
         retry_after_s: seconds after which a repetition makes sense, or None.
+        from_engine: the message is an engine's own, an answer of its to this request.
     """
 
     status = 500
@@ -52,6 +61,7 @@ class MooringError(Exception):
     default_message = "The server failed to handle this request."
     default_next_step = "Repeat the request; if it fails again, give the administrator the request id."
     retryable = False
+    from_engine = False
 
     def __init__(
         self,
@@ -83,6 +93,13 @@ class InvalidJson(Invalid):
     default_message = "The body is not valid JSON."
 
 
+class Missing(Invalid):
+    """A member of the body that must be there is not; `param` names it."""
+
+    code = "missing_parameter"
+    default_message = "A member of the body is missing."
+
+
 class AmbiguousModel(Invalid):
     code = "ambiguous_model"
     default_message = "Several services match this model name."
@@ -106,11 +123,28 @@ class EndpointStopped(Invalid):
     default_next_step = "Enable the endpoint or use another one."
 
 
+class InputFiltered(Invalid):
+    code = "content_filter"
+    default_message = "The request holds content that is not let through."
+    default_next_step = "Say it otherwise and send it again."
+
+
+class OutputFiltered(Invalid):
+    code = "output_content_filter"
+    default_message = "The answer holds content that is not let through."
+    default_next_step = "Ask otherwise and send it again."
+
+
 class Unauthenticated(MooringError):
     status = 401
     code = "invalid_api_key"
     default_message = "The API key is missing or not valid."
     default_next_step = "Send a valid key as 'Authorization: Bearer <key>'."
+
+
+class MalformedAuthorization(Unauthenticated):
+    code = "malformed_authorization"
+    default_message = "The Authorization header does not hold a bearer key."
 
 
 class Forbidden(MooringError):
@@ -143,6 +177,14 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
     default_message = "There is no such model or endpoint, or this key may not use it."
     default_next_step = "GET /v1/models lists what this key may call."
+
+
+class NameNotAccepted(ModelNotFound):
+    """A model's name where only endpoint ids are taken; the caller may use the model."""
+
+    code = "endpoint_id_required"
+    default_message = "Models are called by an endpoint's id here, not by their name."
+    default_next_step = "Put an endpoint's id into 'model'."
 
 
 class MethodNotAllowed(MooringError):
@@ -215,6 +257,33 @@ class RateLimited(MooringError):
     default_message = "A rate limit is reached."
     default_next_step = "Wait as long as Retry-After says, then repeat."
     retryable = True
+
+
+class LimitExceeded(RateLimited):
+    """One limit of ours is reached.
+
+    Attributes:
+        limit: which one. Its code is `<limit>_limit_exceeded`.
+        scope: whose it is.
+        retryable: whether waiting helps; not where a quota is used up.
+    """
+
+    code = "limit_exceeded"
+    default_message = "A limit is reached."
+
+    def __init__(
+        self,
+        limit: Literal["rpm", "tpm", "concurrency", "quota"],
+        scope: Literal["endpoint", "key", "project", "service"],
+        message: str = "",
+        *,
+        next_step: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, next_step=next_step, code=f"{limit}_limit_exceeded", retry_after_s=retry_after_s)
+        self.limit = limit
+        self.scope = scope
+        self.retryable = limit != "quota"
 
 
 class HeadTooLarge(MooringError):

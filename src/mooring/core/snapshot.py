@@ -5,7 +5,7 @@ A snapshot is a set of rows in four tables (`key`, `project`, `service`, `endpoi
 can keep a hundred thousand keys without decoding them.
 
 The feed is a stream of frames, each `uint32 big-endian length + msgpack` of one of the messages below.
-Worker → control: Hello, Ack, JournalPush. Control → worker: Begin, Rows, Commit, Beat, JournalAck.
+Worker → control: Hello, Ack, JournalPush, Lesson. Control → worker: Begin, Rows, Commit, Beat, JournalAck.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Literal
 
 import msgspec
 
-FEED_LAYOUT = 1
+FEED_LAYOUT = 2
+READ_LAYOUTS = (1, 2)  # control takes the layout before this one as well
 BEAT_S = 0.3
 SILENCE_S = 1.0
 ROWS_PER_MESSAGE = 500
@@ -84,6 +85,8 @@ class ServiceEntry(msgspec.Struct, array_like=True, frozen=True):
     description: str = ""
     created: int = 0  # Unix seconds
     adapters: tuple[str, ...] = ()  # LoRA adapters; callers ask for `<model>:<adapter>`
+    repairs: tuple[str, ...] = ()  # what its answers are known to need, names of `core.repairs`
+    moderation: bool | None = None  # None: on where it is deployed, off where it runs elsewhere
 
 
 class TargetEntry(msgspec.Struct, array_like=True, frozen=True):
@@ -105,6 +108,7 @@ class EndpointEntry(msgspec.Struct, array_like=True, frozen=True):
     reserve_tokens: int
     description: str = ""
     created: int = 0
+    moderation: bool | None = None  # None: as its service says
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True):
@@ -140,6 +144,13 @@ class JournalPush(msgspec.Struct, tag="journal", frozen=True):
     offset: int  # segment offset of the first byte after these records: the cursor to store
     start: int  # segment offset of the first record
     data: bytes
+
+
+class Lesson(msgspec.Struct, tag="lesson", frozen=True):
+    """What the answers of a service needed to be made good; `repairs` are names of `core.repairs`."""
+
+    service: str
+    repairs: tuple[str, ...]
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):
@@ -178,7 +189,7 @@ class JournalAck(msgspec.Struct, tag="journal_ack", frozen=True):
     offset: int
 
 
-FromWorker = Hello | Ack | JournalPush
+FromWorker = Hello | Ack | JournalPush | Lesson
 FromControl = Begin | Rows | Commit | Beat | JournalAck
 
 encode_entry = msgspec.msgpack.Encoder().encode

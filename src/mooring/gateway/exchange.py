@@ -7,106 +7,59 @@ States and transitions (any state → DONE when the client leaves or the worker 
        ▲                     │ failed                │                └─────► WHOLE ──────► DONE
        └─────────────────────┴── lost, nothing received ┘      REFUSED is an answer of our own: → DONE
     ROUTING ──several calls or steps──► CALLING ──► DONE
+    WHOLE ──our include_usage was refused──► ROUTING       WHOLE ──it is a stream after all──► STREAMING
+    STREAMING, WHOLE ──its tokens must be counted──► COUNTING ──► DONE
 
-`_to` is the only writer of `state`; `_finish` is the only releaser of what was taken (replica place, upstream
-connection, journal slot) and may be called twice. The exchange does no I/O of its own: it speaks to a client port
-(`ClientConnection`) and an `UpstreamConnection`. Awaited things come back as events that carry the attempt's number;
-late ones are dropped.
+The exchange does no I/O of its own: it speaks to a client port (`ClientConnection`) and an `UpstreamConnection`.
+Awaited things come back as events that carry the attempt's number; late ones are dropped. The half that is about the
+answer and its end is in `answering`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Final, Protocol
 
 from mooring.core.errors import MooringError, UpstreamFailed, UpstreamTimeout
-from mooring.core.usage import Ended, UsageRecord
-from mooring.gateway.admission import Ticket
+from mooring.core.repairs import USAGE_REFUSED
+from mooring.gateway.answers.answering import (
+    CALLING,
+    CONNECTING,
+    COUNTING,
+    DONE,
+    ROUTING,
+    SENT,
+    STREAMING,
+    WAITING,
+    WHOLE,
+    Answering,
+)
+from mooring.gateway.answers.relay import (
+    ended_by,
+    is_event_stream,
+    is_openai_error,
+    names_stream_options,
+    read_whole,
+    shape_of,
+    upstream_error,
+)
 from mooring.gateway.dialects.operations import METERED, UPSTREAM_PATHS
+from mooring.gateway.outgoing import ask_without_usage
 from mooring.gateway.quirks import Steps
-from mooring.gateway.relay import event_relay, is_openai_error, upstream_error, whole_answer
 from mooring.gateway.routing import Replica, Service, choose_replica, not_ready
-from mooring.gateway.streams.sse import EventRelay
-from mooring.gateway.streams.usage import Usage, bounded, usage_of
+from mooring.gateway.streams.whole import begins_stream
 from mooring.gateway.upstream import UpstreamConnection
 from mooring.gateway.usage.slots import SlotHead
 
-if TYPE_CHECKING:
-    from mooring.gateway.parts import Parts
-
-ROUTING: Final = 0
-CONNECTING: Final = 1
-SENT: Final = 2
-STREAMING: Final = 3
-WHOLE: Final = 4
-CALLING: Final = 5
-REFUSED: Final = 6
-DONE: Final = 7
-WAITING: Final = 8
-
-TRANSITIONS: Final[dict[int, tuple[int, ...]]] = {
-    ROUTING: (CONNECTING, SENT, CALLING, WAITING, REFUSED, DONE),
-    WAITING: (ROUTING, REFUSED, DONE),
-    CONNECTING: (ROUTING, SENT, REFUSED, DONE),
-    SENT: (ROUTING, STREAMING, WHOLE, REFUSED, DONE),
-    STREAMING: (DONE,),
-    WHOLE: (REFUSED, DONE),
-    CALLING: (REFUSED, DONE),
-    REFUSED: (DONE,),
-    DONE: (),
-}
 _log = logging.getLogger("mooring.gateway.exchange")
 _ATTEMPTS = 3  # replicas tried for one request
 _CLIENT_LEFT = 499
 _MAX_WHOLE = 256 << 20  # bytes of one JSON answer
 _monotonic = time.monotonic
-_now = time.time
 
 
-class ClientPort(Protocol):
-    """What an exchange needs of the connection it answers on. `deadline` (coarse monotonic seconds) is the exchange's
-    to move: when it passes, the connection calls `on_deadline`."""
-
-    deadline: float
-
-    def answer(self, status: int, body: bytes, retry_after_s: float | None = None) -> None: ...
-    def refuse(self, error: MooringError) -> None: ...
-    def start_stream(self, first: bytes, last: bool) -> None: ...
-    def stream(self, piece: bytes, last: bool) -> None: ...
-    def exchange_done(self) -> None: ...
-
-
-class Exchange:
-    """See the module."""
-
-    # Defaults are class attributes: an exchange is made for every call, and most of them change once or never.
-    state = ROUTING
-    _first_byte = 0.0
-    _attempt = 0
-    _tried: tuple[str, ...] = ()
-    _replica: Replica | None = None
-    _upstream: UpstreamConnection | None = None
-    _relay: EventRelay | None = None
-    _whole: list[bytes] | None = None
-    _size = 0
-    _slot = -1
-    _call: asyncio.Task[None] | None = None
-    _error: MooringError | None = None
-
-    def __init__(self, parts: Parts, client: ClientPort, ticket: Ticket, request_id: str) -> None:
-        self._parts = parts
-        self._client = client
-        self._ticket = ticket
-        self.request_id = request_id
-        self._started = _monotonic()
-        self._started_at = _now()
-
-    def _to(self, state: int) -> None:
-        assert state in TRANSITIONS[self.state], f"no transition {self.state} → {state}"
-        self.state = state
+class Exchange(Answering):
+    """See the module; `answering` is what becomes of the answer."""
 
     # --- starting
 
@@ -117,7 +70,7 @@ class Exchange:
             StorageFull, Unavailable: no slot; nothing was taken.
         """
         ticket = self._ticket
-        operation = ticket.operation
+        operation = ticket.route.operation
         if operation in METERED:
             entry = ticket.service.entry
             self._slot = self._parts.journal.open_slot(
@@ -194,19 +147,6 @@ class Exchange:
         """Return whether the prepared body still fits: an adapter may have another number by now, or be gone."""
         return not self._ticket.target.adapter or fresh.entry.adapters == self._ticket.service.entry.adapters
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
-        """Run what must wait; its results come back as events, and so does a bug in it."""
-        self._call = self._parts.loop.create_task(work)
-        self._call.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("request %s failed", self.request_id, exc_info=error)
-            if self.state == STREAMING:
-                self._break_stream(MooringError())
-            elif self.state != DONE:
-                self._refuse(MooringError())
-
     async def _dialled(self, replica: Replica, attempt: int) -> None:
         """Dial, then hand the result in as an event."""
         try:
@@ -267,59 +207,19 @@ class Exchange:
             if not upstream.pieces and not upstream.complete:
                 return
             self._first_byte = _monotonic()
-            self._ticket.body = []
             assert self._replica is not None
             self._replica.answered()
-            kind = upstream.content_type
-            if (
-                upstream.status == 200
-                and self._ticket.stream
-                and not upstream.encoded
-                and kind[:17].lower() == b"text/event-stream"
-            ):
-                self._to(STREAMING)
-                self._stream_on(upstream)
-            else:
-                self._to(WHOLE)
-                self._collect(upstream)
+            ticket = self._ticket
+            if upstream.status == 200:
+                ticket.body = []
+                if ticket.stream and not upstream.encoded and is_event_stream(upstream.content_type):
+                    self._to(STREAMING)
+                    self._stream_on(upstream)
+                    return
+            self._to(WHOLE)
+            self._collect(upstream)
         elif state == WHOLE:
             self._collect(upstream)
-
-    def _stream_on(self, upstream: UpstreamConnection) -> None:
-        """Pass on what came. The slot's count rises before bytes leave; the record is written before the last."""
-        pieces = upstream.pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        relay = self._relay
-        first = relay is None
-        if relay is None:
-            relay = self._relay = event_relay(self._ticket)
-        out = relay.feed(data)
-        last = upstream.complete
-        if last:
-            rest = relay.end()
-            if rest and upstream.unframed:
-                self._cut_off(first, out)
-                return
-            out += rest
-            self._settle("complete", 200, relay.usage, relay.events)
-        elif out:
-            self._parts.journal.progress(self._slot, relay.events)
-        if first:
-            self._client.start_stream(out, last)
-        elif out or last:
-            self._client.stream(out, last)
-        if last:
-            self._finish()
-
-    def _cut_off(self, first: bool, out: bytes) -> None:
-        """A stream without framing ended inside an event: its connection broke, though it looks like an end."""
-        if first:
-            self._client.start_stream(out, False)
-        elif out:
-            self._client.stream(out, False)
-        name = self._ticket.service.entry.name
-        self._break_stream(UpstreamFailed(f"The service {name} broke off in the middle of the answer."))
 
     def _collect(self, upstream: UpstreamConnection) -> None:
         if not upstream.complete:
@@ -331,9 +231,23 @@ class Exchange:
             upstream.pieces.clear()
             if self._size > _MAX_WHOLE:
                 self._refuse(UpstreamFailed(f"The answer is longer than {_MAX_WHOLE} bytes."))
+            elif upstream.status == 200 and self._ticket.stream and self._ticket.service.entry.external:
+                self._see_stream(upstream)
             return
         pieces = upstream.pieces if self._whole is None else self._whole + upstream.pieces
         self._whole_done(upstream, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _see_stream(self, upstream: UpstreamConnection) -> None:
+        """Look whether an answer that does not call itself a stream is one, so that it need not be awaited whole."""
+        assert self._whole is not None
+        data = b"".join(self._whole)
+        if upstream.encoded or not begins_stream(data):
+            self._whole = [data]
+            return
+        self._whole = None
+        upstream.pieces[:] = [data]
+        self._to(STREAMING)
+        self._stream_on(upstream)
 
     def _whole_done(self, upstream: UpstreamConnection, body: bytes) -> None:
         ticket = self._ticket
@@ -341,22 +255,37 @@ class Exchange:
         if status != 200:
             self._error_answer(upstream, status, body)
             return
-        if upstream.encoded or (body[:1] != b"{" and body.lstrip()[:1] not in (b"{", b"[")):
-            self._refuse(
-                UpstreamFailed(
-                    f"The service {ticket.service.entry.name} sent an answer that is not JSON.", code="upstream_error"
-                )
-            )
+        entry = ticket.service.entry
+        if ticket.stream and entry.external and begins_stream(body + b"\n") and not upstream.encoded:
+            upstream.pieces[:] = [body]
+            self._to(STREAMING)
+            self._stream_on(upstream)
             return
-        self._settle("complete", 200, usage_of(body), 0)
-        self._client.answer(200, whole_answer(ticket, body))
-        self._finish()
+        shape = shape_of(ticket, self.request_id, self._started_at)
+        whole = None if upstream.encoded else read_whole(ticket, body, upstream.content_type, shape)
+        if whole is None:
+            self._refuse(
+                UpstreamFailed(f"The service {entry.name} sent an answer that is not JSON.", code="upstream_error")
+            )
+        elif whole.failed is not None:
+            self._refuse(ended_by(whole.failed, entry))
+        else:
+            self._answer_whole(whole, shape)
 
     def _error_answer(self, upstream: UpstreamConnection, status: int, body: bytes) -> None:
         """Pass an upstream's error on: OpenAI-shaped ones of other people's services unchanged, the rest reshaped."""
         entry = self._ticket.service.entry
+        if status in (400, 422) and self._asked_for_usage() and names_stream_options(body):
+            self._ask_without_usage(upstream)
+            return
         error = upstream_error(status, body, entry, upstream.retry_after)
-        if entry.external and status not in (401, 403) and 400 <= status < 600 and is_openai_error(body):
+        if (
+            entry.external
+            and self._ticket.route.dialect.NAME != "ark"
+            and status not in (401, 403)
+            and 400 <= status < 600
+            and is_openai_error(body)
+        ):
             self._settle("error", status, None, 0)
             key = self._replica.entry.key if self._replica is not None else None
             if key:
@@ -366,17 +295,31 @@ class Exchange:
         else:
             self._refuse(error)
 
+    def _asked_for_usage(self) -> bool:
+        """Whether our own question for usage was added to a stream's request."""
+        ticket = self._ticket
+        return bool(ticket.stream and ticket.asked and not ticket.wants_usage) and USAGE_REFUSED not in ticket.known
+
+    def _ask_without_usage(self, upstream: UpstreamConnection) -> None:
+        """The service does not take what we added: ask once more without. Nothing was sent to the caller yet."""
+        ask_without_usage(self._ticket)
+        self._parts.lessons.learn(self._ticket.service.entry, [USAGE_REFUSED])
+        self._upstream, self._whole, self._size = None, None, 0
+        upstream.release()
+        self._give_back_replica()
+        self._to(ROUTING)
+        self._route()
+
     def upstream_lost(self, received: bool) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is None:
             return
         name = self._ticket.service.entry.name
-        if self.state == STREAMING and self._relay is not None and self._relay.finished:
-            self._settle("complete", 200, self._relay.usage, self._relay.events)
-            self._client.stream(b"", True)
-            self._finish()
-        elif self.state == STREAMING:
-            self._break_stream(UpstreamFailed(f"The service {name} broke off in the middle of the answer."))
+        if self.state == COUNTING:
+            return  # its answer is complete; only its connection is gone
+        if self.state == STREAMING:
+            assert self._relay is not None
+            self._stream_over(self._relay, b"", clean=False)
         elif received or self.state != SENT:
             self._refuse(UpstreamFailed(f"The service {name} broke off before its answer was complete."))
         elif upstream.reused:
@@ -401,9 +344,8 @@ class Exchange:
             return
         if self.state == CALLING:
             self._first_byte = _monotonic()
-            self._settle("complete", 200, answer.usage, 0)
-            self._client.answer(200, answer.body)
-            self._finish()
+            self._answer = answer.body
+            self._end_whole(answer.usage)
 
     # --- the client's events
 
@@ -412,7 +354,7 @@ class Exchange:
         if self.state == DONE:
             return
         relay = self._relay
-        status = 200 if self.state == STREAMING else _CLIENT_LEFT
+        status = 200 if relay is not None else _CLIENT_LEFT
         self._settle("aborted", status, relay.usage if relay else None, relay.events if relay else 0)
         self._finish(notify=False)
 
@@ -432,85 +374,5 @@ class Exchange:
         error = UpstreamTimeout(f"The service {name} sent nothing for too long.")
         if self.state == STREAMING:
             self._break_stream(error)
-        else:
+        elif self.state != COUNTING:
             self._refuse(error)
-
-    # --- ending
-
-    def _refuse(self, error: MooringError) -> None:
-        if self.state in (REFUSED, DONE):  # refusing failed half-way: end it all the same
-            self._finish()
-            return
-        if self.state == WAITING:
-            self._parts.waiting.leave(self._ticket.service.entry.id, self)
-        self._to(REFUSED)
-        self._settle("error", error.status, None, 0)
-        self._client.refuse(error)
-        self._finish()
-
-    def _break_stream(self, error: MooringError) -> None:
-        """End a stream that can't go on: never a silent cut."""
-        relay = self._relay
-        assert relay is not None
-        self._settle("error", 200, relay.usage, relay.events)
-        self._client.stream(self._ticket.route.dialect.error_event(error), True)
-        self._finish()
-
-    def _settle(self, ended: Ended, status: int, usage: Usage | None, events: int) -> None:
-        """Write the journal's record. Called before the last bytes leave."""
-        slot, self._slot = self._slot, -1
-        if slot < 0:
-            return
-        ticket = self._ticket
-        entry = ticket.service.entry
-        now = _monotonic()
-        replica = self._replica
-        delivered = usage is None and (ended == "complete" or events > 0)
-        self._parts.journal.finish(
-            slot,
-            UsageRecord(
-                self.request_id,
-                ticket.target.endpoint_id,
-                entry.id,
-                replica.entry.id if replica is not None else "",
-                ticket.key.id,
-                entry.project,
-                ticket.route.dialect.NAME,
-                ticket.operation,
-                status,
-                ended,
-                delivered,
-                bounded(usage.prompt_tokens) if usage is not None else ticket.prompt_estimate if delivered else 0,
-                bounded(usage.completion_tokens) if usage is not None else events,
-                usage.cached_tokens if usage is not None else 0,
-                usage.reasoning_tokens if usage is not None else 0,
-                self._started_at,
-                (self._first_byte - self._started) * 1000 if self._first_byte else 0.0,
-                (now - self._started) * 1000,
-            ),
-        )
-
-    def _give_back_replica(self) -> None:
-        if self._replica is not None:
-            self._replica.in_flight -= 1
-            self._replica = None
-            service = self._ticket.service.entry.id
-            if self._parts.waiting.occupied(service):
-                self._parts.loop.call_soon(self._parts.waiting.release_next, service)
-
-    def _finish(self, notify: bool = True) -> None:
-        """Release everything that was taken. Idempotent."""
-        if self.state == DONE:
-            return
-        if self.state == WAITING:
-            self._parts.waiting.leave(self._ticket.service.entry.id, self)
-        self.state = DONE
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.release()
-        call, self._call = self._call, None
-        if call is not None and not call.done():
-            call.cancel()
-        self._give_back_replica()
-        if notify:
-            self._client.exchange_done()

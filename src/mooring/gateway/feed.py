@@ -28,6 +28,7 @@ from mooring.core.snapshot import (
     Hello,
     JournalAck,
     JournalPush,
+    Lesson,
     Row,
     Rows,
     decode_from_control,
@@ -84,6 +85,8 @@ class Feed:
             self._send(Hello(FEED_LAYOUT, self._parts.journal.writer, os.getpid(), table.epoch, table.version))
             frames = FrameReader()
             while True:
+                if self._parts.lessons.fresh:
+                    self._tell_lessons()
                 async with asyncio.timeout(SILENCE_S):
                     data = await reader.read(1 << 18)
                 if not data:
@@ -96,7 +99,7 @@ class Feed:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    def _send(self, message: Hello | Ack) -> None:
+    def _send(self, message: Hello | Ack | Lesson) -> None:
         if self._writer is not None:
             self._writer.write(pack_frame(message))
 
@@ -149,6 +152,12 @@ class Feed:
         self.synced.set()
         parts.waiting.release_all()
         self._send(Ack(message.version))
+        self._tell_lessons()
+
+    def _tell_lessons(self) -> None:
+        """Tell control what the services' answers needed, as long as its table does not say so itself."""
+        for lesson in self._parts.lessons.untold(self._parts.table.services):
+            self._send(lesson)
 
     # --- the journal
 

@@ -7,6 +7,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mooring.gateway.answers.lessons import Lessons
+from mooring.gateway.answers.moderation import Checker
 from mooring.gateway.http1.known_heads import KnownHeads
 from mooring.gateway.http1.timers import TimerWheel
 from mooring.gateway.snapshot import Table
@@ -30,6 +32,8 @@ class Parts:
     public_socket: str  # control's socket, for everything that is not inference
     waiting: WaitingLines = field(default_factory=WaitingLines)
     heads: KnownHeads = field(default_factory=KnownHeads)
+    checker: Checker | None = None  # who decides which texts are let through; without one, all are
+    lessons: Lessons = field(default_factory=Lessons)
     connections: set[ClientConnection] = field(default_factory=set["ClientConnection"])
     max_connections: int = 10_000
     body_bytes: int = 0  # buffered request bodies of all connections

@@ -65,14 +65,21 @@ class Service:
         self.served_model_json = msgspec.json.encode(entry.served_model)  # what goes into the body's `model`
 
     @property
+    def load(self) -> float:
+        """Requests in flight at its ready replicas, per slot where slots are known."""
+        ready = [replica for replica in self.replicas if replica.entry.ready]
+        return sum(one.in_flight for one in ready) / (sum(one.entry.slots or 1 for one in ready) or 1)
+
+    @property
     def available(self) -> bool:
         return self.entry.enabled and any(replica.entry.ready for replica in self.replicas)
 
 
 class Target:
-    """What the caller's `model` stands for: an endpoint, or a service addressed directly; with a LoRA adapter or not.
+    """What the caller asked for: an endpoint, or a service addressed directly; with a LoRA adapter or not.
 
-    With one, only services that have it are among `services`.
+    With one, only services that have it are among `services`. Several services without an endpoint are alike: the one
+    with the least load takes the call.
     """
 
     __slots__ = ("_services", "_single", "_weights", "adapter", "endpoint", "endpoint_id")
@@ -89,6 +96,11 @@ class Target:
         # The usual case, decided once: one enabled service behind an enabled target.
         single = self._services[0] if len(self._services) == 1 and self._services[0].entry.enabled else None
         self._single = single if endpoint is None or endpoint.enabled else None
+
+    @property
+    def services(self) -> list[Service]:
+        """Every service that may take the call."""
+        return self._services
 
     def with_adapter(self, adapter: str) -> Target:
         """Return the part of this target that has `adapter`.
@@ -134,6 +146,8 @@ class Target:
             for service, weight in zip(self._services, self._weights, strict=True)
             if weight > 0 and service.available
         ]
+        if live and self.endpoint is None:
+            return min(live, key=lambda pair: (pair[0].load, random.random()))[0]
         if live:
             return random.choices([service for service, _ in live], [weight for _, weight in live])[0]
         if not self._services:

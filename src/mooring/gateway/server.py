@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -19,11 +20,12 @@ import httptools
 
 from mooring.core.errors import HeadTooLarge, Invalid, MooringError, RequestTimeout, Unavailable
 from mooring.core.snapshot import KeyEntry
-from mooring.gateway.admission import admit, authenticate, check_body_head, too_large
-from mooring.gateway.dialects import RELAYED, find_route, local
+from mooring.gateway.admission import Ticket, admit, authenticate, check_body_head, too_large
+from mooring.gateway.answers.moderation import input_found, input_refusal
+from mooring.gateway.dialects import RELAYED, find_route, local, messages
 from mooring.gateway.dialects.route import Route
 from mooring.gateway.exchange import Exchange
-from mooring.gateway.http1.heads import CONTINUE, json_answer, stream_head
+from mooring.gateway.http1.heads import CONTINUE, json_answer, printable, stream_head
 from mooring.gateway.http1.request import Head, Request
 from mooring.gateway.tunnel import Tunnel
 from mooring.gateway.upstream import keep_alive_probes
@@ -351,7 +353,7 @@ class ClientConnection(asyncio.Protocol):
             key = self._known_key
             if key is not None and key.expires_at is None:
                 return key
-        key = authenticate(head, table)
+        key = authenticate(head, table, bare=self._route.dialect is messages)
         self._known_header, self._known_version, self._known_key = header, (table.epoch, table.version), key
         return key
 
@@ -390,7 +392,11 @@ class ClientConnection(asyncio.Protocol):
         key = self._key
         assert key is not None
         body = request.body if isinstance(request.body, bytes) else bytes(request.body)
-        ticket = admit(body, key, route, self._parts.table)
+        parts = self._parts
+        ticket = admit(body, key, route, parts.table, parts.lessons, checking=parts.checker is not None)
+        if ticket.checked and parts.checker is not None and input_found(parts.checker, body):
+            self._refuse_input(ticket)
+            return
         exchange = self.exchange = Exchange(self._parts, self, ticket, self._request_id)
         try:
             exchange.begin()
@@ -401,6 +407,17 @@ class ClientConnection(asyncio.Protocol):
             self._forget_body(request)
         else:
             request.body = b""
+
+    def _refuse_input(self, ticket: Ticket) -> None:
+        """Answer a caller whose text is not let through, by the signal of the dialect."""
+        refusal = input_refusal(ticket, self._request_id, int(time.time()))
+        if isinstance(refusal, MooringError):
+            raise refusal
+        if ticket.stream:
+            self.start_stream(refusal, True)
+        else:
+            self.answer(200, refusal)
+        self.exchange_done()
 
     def _forget_body(self, request: Request) -> None:
         """The exchange holds the pieces now; the budget counts what waits to be read, not what is being sent."""
@@ -564,24 +581,19 @@ class ClientConnection(asyncio.Protocol):
         extra = b"X-Request-Id: %b\r\n" % self._request_id.encode()
         request = self._current
         if request is not None and request.head.client_request_id:
-            extra += b"X-Client-Request-Id: %b\r\n" % _printable(request.head.client_request_id)
+            extra += b"X-Client-Request-Id: %b\r\n" % printable(request.head.client_request_id)
         return extra
 
     def _error_bytes(self, error: MooringError, *, close: bool) -> bytes:
-        extra = self._extra_headers()
-        if error.status == 401:
+        extra, dialect = self._extra_headers(), self._route.dialect
+        status = dialect.status(error)
+        if status == 401:
             extra += b'WWW-Authenticate: Bearer realm="mooring"\r\n'
-        elif error.status == 405 and error.param:
+        elif status == 405 and error.param:
             extra += b"Allow: %b\r\n" % error.param.encode()
         if error.retry_after_s is not None:
             extra += b"Retry-After: %d\r\n" % max(1, round(error.retry_after_s))
-        if error.status >= 400:
+        if status >= 400:
             extra += b"x-should-retry: true\r\n" if error.retryable else b"x-should-retry: false\r\n"
-        return json_answer(
-            error.status, self._route.dialect.error_body(error), extra, close=close, head_only=self._head_only
-        )
-
-
-def _printable(value: bytes) -> bytes:
-    """Return at most 128 visible ASCII characters of a header value that is sent back."""
-    return bytes(byte for byte in value[:128] if 0x21 <= byte <= 0x7E)
+        body = dialect.error_body(error, self._request_id)
+        return json_answer(status, body, extra, close=close, head_only=self._head_only)

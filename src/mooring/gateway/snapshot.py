@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from urllib.parse import quote
 
-from mooring.core.errors import AmbiguousModel, ModelNotFound, Unauthenticated
+from mooring.core.errors import AmbiguousModel, ModelNotFound, NameNotAccepted, Unauthenticated
 from mooring.core.ids import key_digest
 from mooring.core.snapshot import (
     EndpointEntry,
@@ -25,6 +26,8 @@ from mooring.gateway.routing import Replica, Service, Target
 from mooring.gateway.upstream import Pool
 
 _MAX_RESOLVED = 20_000  # pairs of key and name remembered; a bound, not a working set
+_MAX_IDS = 5  # endpoint ids named in a refusal
+_MAX_LISTED = 50  # pairs of model and chip named in a refusal
 
 
 class Table:
@@ -44,8 +47,8 @@ class Table:
         self._renewed: list[tuple[Replica, ReplicaEntry]] = []  # of replicas taken over, until the swap
         self._keys: dict[bytes, bytes | KeyEntry] = {}
         self._key_digests: dict[str, tuple[bytes, ...]] = {}
-        # (key id, model) or (key id, project, service) → what it stands for; cleared by changes
-        self._resolved: dict[tuple[str, ...], Target] = {}
+        # what was asked, by whom and how → what it stands for; cleared by changes
+        self._resolved: dict[tuple[str | Address, ...], Target] = {}
 
     @property
     def loaded(self) -> bool:
@@ -87,40 +90,117 @@ class Table:
             self._remember((key.id, model), cached)
         return cached
 
-    def resolve_address(self, key: KeyEntry, address: Address) -> Target:
-        """Return the target that is the service a path names.
+    def resolve_endpoint(self, key: KeyEntry, model: str) -> Target:
+        """Return the endpoint whose id is `model`, with a LoRA adapter for `<id>:<adapter>`.
+
+        Raises:
+            NameNotAccepted: a model this key may call by that name elsewhere; lists endpoints that lead to it.
+            ModelNotFound: nothing of that name, or this key may not use it; or no such adapter.
+        """
+        cached = self._resolved.get((key.id, "endpoint", model))
+        if cached is None:
+            cached = self._find_endpoint(key, model)
+            self._remember((key.id, "endpoint", model), cached)
+        return cached
+
+    def resolve_address(self, key: KeyEntry, address: Address, adapter: str = "") -> Target:
+        """Return what a path names, with `adapter` if it has one of that name.
 
         Raises:
             ModelNotFound: there is no such service for this caller.
         """
-        cached = self._resolved.get((key.id, *address))
-        if cached is None:
-            cached = Target(None, [(self.addressed_service(key, address), 1)])
-            self._remember((key.id, *address), cached)
+        cached = self._resolved.get((key.id, address, adapter))
+        if cached is None and adapter:
+            cached = self.resolve_address(key, address)
+            if any(adapter in service.entry.adapters for service in cached.services):
+                cached = cached.with_adapter(adapter)
+                self._remember((key.id, address, adapter), cached)
+        elif cached is None:
+            found = self._of_pair(key, address) if address.model else [self._addressed(key, address)]
+            cached = Target(None, [(service, 1) for service in found])
+            self._remember((key.id, address, ""), cached)
         return cached
 
-    def addressed_service(self, key: KeyEntry, address: Address) -> Service:
-        """Return the service that a path names by its name, dots written as dashes, or by its id.
+    def _addressed(self, key: KeyEntry, address: Address) -> Service:
+        """Return the service that a path names: by its id, or inside a project also by its name with dashes for dots.
 
-        Raises:
-            ModelNotFound: there is no such service in the project, it is closed for direct access, or the key is
-                another project's or confined to endpoints.
+        It is closed to keys that are confined to endpoints, and to those of other projects.
         """
-        project, name = address
-        if key.endpoints is None and (project == key.project or key.admin):
-            for service in self.services.values():
-                entry = service.entry
-                if entry.project == project and entry.direct_access and name in (_slug(entry.name), entry.id):
-                    return service
+        project, name = address.project, address.service
+        for service in self.services.values() if key.endpoints is None else ():
+            entry = service.entry
+            if (
+                entry.direct_access
+                and (entry.project == key.project or key.admin)
+                and (name == entry.id if not project else entry.project == project and _is_named(entry, name))
+            ):
+                return service
+        where = f" in '{_shown(project)}'" if project else ""
         raise ModelNotFound(
-            f"The service '{_shown(name)}' does not exist in '{_shown(project)}', or this key may not use it.",
-            next_step="Check the path; it names a project and a service of it, dots in the name written as dashes.",
+            f"The service '{_shown(name)}' does not exist{where}, or this key may not use it.",
+            next_step="Check the path; it names a project and a service of it, dots in the name written as dashes."
+            if project
+            else "Check the path; it names a service by its id.",
         )
 
-    def _remember(self, asked: tuple[str, ...], target: Target) -> None:
+    def _of_pair(self, key: KeyEntry, address: Address) -> list[Service]:
+        """Return the services of a model on a chip; the model may be the part after its last `/`, if one only fits."""
+        model, chip = address.model, address.chip
+        own = self._direct(key.project) if key.endpoints is None else []
+        names = {service.entry.served_model for service in own if service.entry.chip == chip}
+        if model not in names:
+            short = [name for name in names if name.rpartition("/")[2] == model]
+            model = short[0] if len(short) == 1 else ""
+        found = [one for one in own if model and (one.entry.served_model, one.entry.chip) == (model, chip)]
+        if found:
+            return found
+        pairs = sorted({f"{quote(one.entry.served_model, safe='')}/{one.entry.chip}" for one in own})
+        listed = ", ".join(pairs[:_MAX_LISTED]) + (", …" if len(pairs) > _MAX_LISTED else "")
+        raise ModelNotFound(
+            f"There is no model '{_shown(address.model)}' on '{_shown(chip)}', or this key may not use it.",
+            next_step=f"What this key may call here: {listed}." if pairs else "This key may call nothing here.",
+        )
+
+    def _direct(self, project: str) -> list[Service]:
+        """Return the services of a project that may be addressed themselves."""
+        return [one for one in self.services.values() if one.entry.project == project and one.entry.direct_access]
+
+    def _remember(self, asked: tuple[str | Address, ...], target: Target) -> None:
         if len(self._resolved) >= _MAX_RESOLVED:
             self._resolved.clear()
         self._resolved[asked] = target
+
+    def _find_endpoint(self, key: KeyEntry, model: str) -> Target:
+        base, _, adapter = model.rpartition(":")
+        if model in self.endpoints:
+            found = self._find_base(key, model)
+        else:
+            found = self._find_base(key, base) if base in self.endpoints else None
+            found = found.with_adapter(adapter) if found is not None else None
+        if found is None:
+            raise self._not_by_name(key, model, base)
+        return found
+
+    def _not_by_name(self, key: KeyEntry, model: str, base: str) -> ModelNotFound:
+        """Return the refusal of what is no endpoint's id; one who may call that model elsewhere is told the ids."""
+        named: list[Service] = []
+        if key.endpoints is None:
+            named = self._named(key.project, model) or (self._named(key.project, base) if base else [])
+        if not named:
+            return self._unknown_name(key, model, base)
+        meant = {service.entry.id for service in named}
+        ids = [
+            endpoint.id
+            for endpoint in self.callable_by(key)[0]
+            if any(target.service in meant for target in endpoint.targets)
+        ]
+        return NameNotAccepted(
+            f"'{_shown(model)}' is a model's name; callers of this path use an endpoint's id.",
+            param="model",
+            next_step=f"Put an endpoint id into 'model': {', '.join(ids[:_MAX_IDS])}."
+            if ids
+            else "Make an endpoint for this model and put its id into 'model'.",
+        )
 
     def _find_target(self, key: KeyEntry, model: str) -> Target:
         found = self._find_base(key, model)
@@ -146,15 +226,7 @@ class Table:
         return Target(endpoint, [(service, weight) for service, weight in found if service is not None])
 
     def _find_named(self, project: str, model: str) -> Target | None:
-        own = [
-            service
-            for service in self.services.values()
-            if service.entry.project == project and service.entry.direct_access
-        ]
-        for service in own:
-            if service.entry.name == model or service.entry.id == model:
-                return Target(None, [(service, 1)])
-        served = [service for service in own if service.entry.served_model == model]
+        served = self._named(project, model)
         if not served:
             return None
         if len(served) > 1:
@@ -165,6 +237,14 @@ class Table:
                 next_step="Use one of these service names or ids, or an endpoint id.",
             )
         return Target(None, [(served[0], 1)])
+
+    def _named(self, project: str, model: str) -> list[Service]:
+        """Return the service of that name or id, else all that serve a model of that name."""
+        own = self._direct(project)
+        for service in own:
+            if model in (service.entry.name, service.entry.id):
+                return [service]
+        return [service for service in own if service.entry.served_model == model]
 
     def _unknown_name(self, key: KeyEntry, model: str, base: str) -> ModelNotFound:
         """Return the refusal of `model`, which is `base` or `base:adapter`; an endpoint's name is told its id."""
@@ -187,11 +267,7 @@ class Table:
             if (endpoint.project == key.project or key.admin)
             and (key.endpoints is None or endpoint.id in key.endpoints)
         ]
-        services = [
-            service.entry
-            for service in self.services.values()
-            if key.endpoints is None and service.entry.project == key.project and service.entry.direct_access
-        ]
+        services = [service.entry for service in self._direct(key.project)] if key.endpoints is None else []
         return sorted(endpoints, key=_age), sorted(services, key=_age)
 
     # --- writing (the feed only)
@@ -269,8 +345,8 @@ def _age(entry: EndpointEntry | ServiceEntry) -> tuple[int, str]:
     return entry.created, entry.id
 
 
-def _slug(name: str) -> str:
-    return name.replace(".", "-")
+def _is_named(entry: ServiceEntry, name: str) -> bool:
+    return name in (entry.name.replace(".", "-"), entry.id)
 
 
 def _shown(name: str) -> str:

@@ -22,6 +22,7 @@ import uvloop
 from mooring.core.parent import die_with_parent
 from mooring.gateway.feed import Feed, load_snapshot
 from mooring.gateway.http1.timers import TimerWheel
+from mooring.gateway.http1.tls_door import TlsDoor
 from mooring.gateway.parts import Parts
 from mooring.gateway.server import ClientConnection
 from mooring.gateway.snapshot import Table
@@ -109,9 +110,7 @@ async def _serve(settings: Settings) -> None:
     # Callers wait in the listening socket meanwhile: better than answers from an old table, or from none.
     with suppress(TimeoutError):
         await asyncio.wait_for(_first(feed.synced, stop), _SYNC_S)
-    server = await loop.create_server(
-        lambda: ClientConnection(parts), sock=_listening_socket(settings), ssl=_tls(settings), backlog=_BACKLOG
-    )
+    server = await _open_door(parts, _listening_socket(settings), _tls(settings))
     tasks.append(loop.create_task(_beat(settings)))
     _log.info("serving on %s", settings.base_url)
     await stop.wait()
@@ -125,6 +124,21 @@ async def _serve(settings: Settings) -> None:
     parts.journal.close()
 
 
+async def _open_door(parts: Parts, listener: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server | TlsDoor:
+    """Begin to accept callers."""
+    if tls is None:
+        return await parts.loop.create_server(lambda: ClientConnection(parts), sock=listener, backlog=_BACKLOG)
+    door = TlsDoor(
+        listener,
+        tls,
+        lambda: ClientConnection(parts),
+        first_byte_s=parts.settings.head_timeout_s,
+        max_waiting=parts.max_connections,
+    )
+    door.open()
+    return door
+
+
 async def _first(*events: asyncio.Event) -> None:
     """Return when one of the events is set."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
@@ -135,7 +149,7 @@ async def _first(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-async def _drain(parts: Parts, server: asyncio.Server) -> None:
+async def _drain(parts: Parts, server: asyncio.Server | TlsDoor) -> None:
     """Stop accepting, close what is idle, let running answers end within drain_s, then cut them."""
     parts.draining = True
     server.close()

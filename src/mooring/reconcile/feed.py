@@ -22,15 +22,17 @@ import msgspec
 from mooring.core.errors import MooringError
 from mooring.core.snapshot import (
     BEAT_S,
-    FEED_LAYOUT,
+    READ_LAYOUTS,
     Ack,
     Beat,
     FrameReader,
     Hello,
     JournalPush,
+    Lesson,
     decode_from_worker,
     pack_frame,
 )
+from mooring.reconcile.lessons import note_lesson
 from mooring.reconcile.loop import Loop
 from mooring.reconcile.routes import Routes
 from mooring.reconcile.usage import Ingestion, Upkeep
@@ -164,6 +166,7 @@ class _Serving:
 
     def __init__(self, db: Database, routes: Routes, retention_days: int, poll_s: float) -> None:
         self.stopping = asyncio.Event()
+        self._db = db
         self.publisher = Loop("feed", self._publish, beat_s=poll_s)
         self._routes = routes
         self._epoch, self._version = "", -1
@@ -252,7 +255,7 @@ class _Serving:
             for body in frames.feed(data):
                 await self._take(worker, decode_from_worker(body))
 
-    async def _take(self, worker: Worker, message: Hello | Ack | JournalPush) -> None:
+    async def _take(self, worker: Worker, message: Hello | Ack | JournalPush | Lesson) -> None:
         match message:
             case Hello():
                 self._greet(worker, message)
@@ -260,14 +263,24 @@ class _Serving:
                 worker.acknowledged = max(worker.acknowledged, version)
                 async with self._acknowledged:
                     self._acknowledged.notify_all()
+            case Lesson():
+                await self._note(message)
             case JournalPush():
                 if self._ingestion.waiting_bytes > MOST_JOURNAL_BYTES:
                     raise ValueError("it pushes more of its journal than can be committed")
                 self._ingestion.put(message, lambda answer: worker.send(pack_frame(answer)))
 
+    async def _note(self, lesson: Lesson) -> None:
+        """Remember for everybody what a worker found out. When that fails, the worker tells it again."""
+        try:
+            if await note_lesson(self._db, lesson):
+                self.publisher.wake()
+        except MooringError as error:
+            log.warning("what %s needs could not be noted: %s", lesson.service, error)
+
     def _greet(self, worker: Worker, hello: Hello) -> None:
-        if hello.layout != FEED_LAYOUT:
-            raise ValueError(f"it speaks feed layout {hello.layout}, not {FEED_LAYOUT}")
+        if hello.layout not in READ_LAYOUTS:
+            raise ValueError(f"it speaks feed layout {hello.layout}, not {READ_LAYOUTS}")
         worker.name = hello.worker
         worker.epoch, worker.sent = hello.epoch, hello.version
         worker.acknowledged = hello.version if hello.epoch == self._epoch else -1

@@ -245,7 +245,8 @@ class Services:
     def _judge_external(self, service: ExternalService) -> Found:
         verdict = external_services.judge(service, self._prober.health)
         plan = Plan((), (), verdict.state, verdict.reason)
-        return Found(service.id, service, plan, (), {}, {"urls": verdict.urls})
+        known = {name: told for name, told in service.status.detail.items() if name == "repairs"}
+        return Found(service.id, service, plan, (), {}, {"urls": verdict.urls, **known})
 
     # --- write down
 

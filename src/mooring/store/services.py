@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,6 +55,20 @@ async def update_service(tx: Transaction, service: AnyService, *, again: bool = 
         values |= {"spec_version": services.c.spec_version + 1, "detail": {}}  # what was told of the version before
     await tx.execute(sa.update(services).where(services.c.id == service.id).values(**values))
     return await get_service(tx, service.id)
+
+
+async def add_repairs(tx: Transaction, service_id: str, told: Mapping[str, str]) -> bool:
+    """Add to what the answers of an external service need (name → sentence); return whether anything is new.
+
+    A changed spec forgets all of it. The caller records the change.
+    """
+    chosen = sa.and_(services.c.id == service_id, services.c.kind == "ExternalService")
+    row = (await tx.execute(sa.select(services.c.detail).where(chosen))).first()
+    if row is None or not told.keys() - row.detail.get("repairs", {}).keys():
+        return False
+    repairs = {**row.detail.get("repairs", {}), **told}
+    await tx.execute(sa.update(services).where(chosen).values(detail={**row.detail, "repairs": repairs}))
+    return True
 
 
 async def find_service(tx: Transaction, ref: str, project: str, kind: str = "") -> AnyService | None:

@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequ
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec import structs
 
 from mooring.core import snapshot
 from mooring.core.external_services import ExternalService, served_model
+from mooring.core.objects import Moderation
 from mooring.core.secrets import token_key
 from mooring.core.services import CALLABLE_STATES, ModelService, hubs_of
 from mooring.core.snapshot import ReplicaEntry, Row, Table
@@ -157,7 +159,8 @@ def _external_entry(service: ExternalService, key: str | None) -> snapshot.Servi
         for index, url in enumerate(service.spec.urls)
     )
     model = served_model(service.metadata.name, service.spec)
-    return _entry(service, model, places, service.spec.context_length)
+    entry = _entry(service, model, places, service.spec.context_length)
+    return structs.replace(entry, repairs=tuple(service.status.detail.get("repairs", {})))
 
 
 def _deployed_entry(service: ModelService, running: Sequence[Any]) -> snapshot.ServiceEntry:
@@ -199,6 +202,7 @@ def _entry(
         description=service.spec.description,
         created=int(created.timestamp()) if created else 0,
         adapters=adapters,
+        moderation=_moderated(service.spec.moderation),
     )
 
 
@@ -223,9 +227,14 @@ async def _endpoint_rows(tx: Transaction, ids: Sequence[str]) -> list[Row]:
             reserve_tokens=spec.reserve_tokens,
             description=spec.description,
             created=int(created.timestamp()) if created else 0,
+            moderation=_moderated(spec.moderation),
         )
         made.append(Row("endpoint", endpoint.id, snapshot.encode_entry(entry)))
     return made
+
+
+def _moderated(chosen: Moderation | None) -> bool | None:
+    return None if chosen is None else chosen.enabled
 
 
 def _limits(stored: dict[str, int]) -> snapshot.Limits:

@@ -18,6 +18,7 @@ from mooring.core.snapshot import (
     FromWorker,
     Hello,
     JournalPush,
+    Lesson,
     Row,
     Rows,
     decode_from_worker,
@@ -28,7 +29,7 @@ from mooring.testing.journals import FakeUsageStore
 
 
 class FakeFeed:
-    """Listens on `path`. `hellos`, `acks` and `pushes` keep what workers said, over all connections.
+    """Listens on `path`. `hellos`, `acks`, `pushes` and `lessons` keep what workers said, over all connections.
 
     Attributes:
         beating: send a beat each 0.3 s, as control does.
@@ -40,6 +41,7 @@ class FakeFeed:
         self.hellos: list[Hello] = []
         self.acks: list[int] = []
         self.pushes: list[JournalPush] = []
+        self.lessons: list[Lesson] = []
         self.beating = True
         self.ingesting = True
         self.store = FakeUsageStore()
@@ -115,6 +117,8 @@ class FakeFeed:
             self.hellos.append(message)
         elif isinstance(message, Ack):
             self.acks.append(message.version)
+        elif isinstance(message, Lesson):
+            self.lessons.append(message)
         else:
             self.pushes.append(message)
             if self.ingesting:

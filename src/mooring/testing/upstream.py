@@ -65,7 +65,7 @@ def delta(text: str, **more: Any) -> bytes:
         "object": "chat.completion.chunk",
         "created": 1,
         "model": "up",
-        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}],
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}],
         **more,
     }
     return b"data: " + json.dumps(body).encode() + b"\n\n"

@@ -13,7 +13,10 @@ from mooring.testing.raw_client import CHAT, RawClient, request, until
 from mooring.testing.upstream import STREAM_HEAD, ScriptedUpstream, chat_answer, chunk, delta, json_response
 
 STREAM = {**CHAT, "stream": True}
-USAGE_EVENT = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}\n\n'
+USAGE_EVENT = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"up","choices":[],'
+    b'"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}\n\n'
+)
 DONE = b"data: [DONE]\n\n"
 
 
@@ -129,7 +132,7 @@ async def test_a_bad_body_is_refused_by_name_and_the_connection_goes_on(
     ("method", "path", "headers", "key", "status", "code"),
     [
         ("POST", "/v1/nothing", "", "mk-test", 404, "path_not_found"),
-        ("POST", "/api/v3/chat", "", "mk-test", 404, "path_not_found"),
+        ("POST", "/api/v3/chat", "", "mk-test", 404, "NotFound"),
         ("GET", "/v1/chat/completions", "", "mk-test", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", "", "mk-test", 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions", "", None, 401, "invalid_api_key"),
@@ -398,7 +401,7 @@ async def test_a_slow_reader_slows_the_engine_and_loses_nothing(client, upstream
         for _ in range(3000):
             await line.send(chunk(piece))
             sent += 1
-        await line.send(chunk(b""))
+        await line.send(chunk(DONE) + chunk(b""))
 
     upstream.script = script
     client.reader._limit = 1 << 16  # asyncio stops reading at twice this
@@ -412,7 +415,7 @@ async def test_a_slow_reader_slows_the_engine_and_loses_nothing(client, upstream
     total = b""
     while got := await client.read_chunk():
         total += got
-    assert total == piece * 3000
+    assert total == piece * 3000 + DONE
     assert (await asyncio.wait_for(client.ask({**CHAT, "model": "nope"}), 5)).status == 404
 
 

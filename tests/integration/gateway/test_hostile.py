@@ -76,10 +76,19 @@ async def test_a_stream_that_ends_inside_an_event_is_broken(client, upstream, ga
     assert gateway.records()[0].ended == "error"
 
 
-async def test_a_stream_without_length_that_ends_behind_an_event_is_whole(client, upstream, gateway):
-    upstream.script = says(NO_LENGTH + delta("a"), close=True)
-    assert (await asyncio.wait_for(client.ask(STREAM), 3)).body == delta("a")
+async def test_a_stream_without_length_is_whole_when_it_has_said_why_it_ended(client, upstream, gateway):
+    over = delta("b").replace(b'"finish_reason": null', b'"finish_reason": "stop"')
+    upstream.script = says(NO_LENGTH + delta("a") + over, close=True)
+    assert (await asyncio.wait_for(client.ask(STREAM), 3)).body == delta("a") + over + b"data: [DONE]\n\n"
     assert gateway.records()[0].ended == "complete"
+
+
+async def test_a_stream_without_length_that_ends_between_events_is_broken(client, upstream, gateway):
+    upstream.script = says(NO_LENGTH + delta("a"), close=True)
+    answer = await asyncio.wait_for(client.ask(STREAM), 3)
+    assert answer.body.startswith(delta("a"))
+    assert json.loads(answer.body.split(b"\n\n")[-2][6:])["error"]["code"] == "upstream_failed"
+    assert gateway.records()[0].ended == "error"
 
 
 async def test_the_facts_of_an_informational_answer_are_forgotten(client, upstream):

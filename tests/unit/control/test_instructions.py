@@ -9,7 +9,7 @@ from dataclasses import replace
 import nbformat
 import pytest
 
-from mooring.control.instructions import DIALECTS, Dialect, Path, Subject, Urls, instructions, urls_of
+from mooring.control.instructions import DIALECTS, LANGUAGES, Dialect, Path, Subject, Urls, instructions, urls_of
 from mooring.control.notebook import notebook
 from mooring.control.samples import SAMPLES
 from mooring.core.errors import Conflict
@@ -18,8 +18,10 @@ from mooring.settings import SettingError, Settings, load
 
 ALL = ("chat", "completion", "embedding")
 URLS = Urls("https://models.example.com", "http://10.0.0.7:8080")
-SERVICE = Subject("svc-1", "qwen.big", "ModelService", "team", "qwen.big", ALL, deployed=True)
-ENDPOINT = replace(SERVICE, id="ep-1", name="chat", kind="Endpoint", model="ep-1")
+SERVICE = Subject(
+    "svc-1", "qwen.big", "ModelService", "team", "qwen.big", ALL, deployed=True, served="o/Qwen", chip="A 100"
+)
+ENDPOINT = replace(SERVICE, id="ep-1", name="chat", kind="Endpoint", model="ep-1", served="", chip="")
 
 
 def sources(subject: Subject) -> str:
@@ -30,7 +32,7 @@ def test_openai_is_told_with_both_urls_and_the_name_callers_use() -> None:
     for subject, model in ((SERVICE, "qwen.big"), (ENDPOINT, "ep-1")):
         told = instructions(subject, URLS)
         names = [one["name"] for one in told["dialects"]]
-        assert names == (["openai"] if subject is ENDPOINT else ["openai", "cluster"])
+        assert names == (["openai", "ark"] if subject is ENDPOINT else ["openai", "cluster", "modelarts", "genstudio"])
         assert (told["id"], told["name"], told["kind"]) == (subject.id, subject.name, subject.kind)
         dialect = told["dialects"][0]
         assert (dialect["title"], dialect["model"]) == ("OpenAI", model)
@@ -47,8 +49,39 @@ def test_a_service_is_also_told_by_its_path() -> None:
     assert all(cluster["baseUrl"] in sample["code"] for sample in cluster["samples"])
 
 
-def test_the_gateway_serves_every_path_that_is_told() -> None:
-    for dialect in instructions(SERVICE, URLS)["dialects"]:
+@pytest.mark.parametrize(
+    ("subject", "name", "base", "model"),
+    [
+        (ENDPOINT, "ark", "/api/v3", "ep-1"),
+        (SERVICE, "modelarts", "/v1/infers/svc-1/v1", "o/Qwen"),
+        (SERVICE, "genstudio", "/maas/o%2FQwen/A%20100", "o/Qwen"),
+        (replace(SERVICE, served="", chip=""), "genstudio", "/maas/qwen.big/cpu", "qwen.big"),
+    ],
+)
+def test_each_dialect_is_told_with_its_place_and_its_model(subject: Subject, name: str, base: str, model: str) -> None:
+    told = next(one for one in instructions(subject, URLS)["dialects"] if one["name"] == name)
+    assert (told["baseUrl"], told["internalBaseUrl"]) == (URLS.api + base, URLS.internal + base)
+    assert told["model"] == model
+    operations = {path["operation"] for path in told["paths"]}
+    for sample in told["samples"]:
+        assert told["baseUrl"] in sample["code"]
+        assert sample["title"] != "Embeddings" or "embedding" in operations
+    languages = {sample["language"] for sample in told["samples"]}
+    assert languages == {*LANGUAGES, "python-ark"} if name == "ark" else languages == {*LANGUAGES}
+
+
+def test_the_ark_sdk_has_whole_programs() -> None:
+    ark = instructions(ENDPOINT, URLS)["dialects"][1]
+    samples = [sample for sample in ark["samples"] if sample["language"] == "python-ark"]
+    assert [sample["title"] for sample in samples] == ["Chat, the reasoning apart", "Chat, streamed", "Embeddings"]
+    for sample in samples:
+        compile(sample["code"], sample["title"], "exec")
+        assert 'Ark(base_url="https://models.example.com/api/v3"' in sample["code"] and '"ep-1"' in sample["code"]
+
+
+@pytest.mark.parametrize("subject", [SERVICE, ENDPOINT], ids=["service", "endpoint"])
+def test_the_gateway_serves_every_path_that_is_told(subject: Subject) -> None:
+    for dialect in instructions(subject, URLS)["dialects"]:
         for told in dialect["paths"]:
             route = find_route(told["method"].encode(), told["path"].encode())
             assert (route.refusal, route.operation == "relay") == (None, False), told
@@ -67,7 +100,11 @@ def test_the_gateway_serves_every_path_that_is_told() -> None:
 def test_only_what_the_service_takes_is_told(types: tuple[str, ...], operations: set[str]) -> None:
     dialect = instructions(replace(SERVICE, types=types), URLS)["dialects"][0]
     assert {path["operation"] for path in dialect["paths"]} == operations
-    wanted = [(sample.language, sample.title) for sample in SAMPLES if sample.operation in types]
+    wanted = [
+        (sample.language, sample.title)
+        for sample in SAMPLES
+        if sample.operation in types and sample.language in LANGUAGES
+    ]
     assert [(sample["language"], sample["title"]) for sample in dialect["samples"]] == wanted
 
 
@@ -103,7 +140,7 @@ def test_another_dialect_is_one_entry() -> None:
     assert told["paths"][0]["path"] == "/another/team/qwen-big/v1/chat/completions"
     assert {sample["language"] for sample in told["samples"]} == {"curl"}
     assert all(told["baseUrl"] in sample["code"] for sample in told["samples"])
-    assert len(instructions(ENDPOINT, URLS, (*DIALECTS, other))["dialects"]) == 1
+    assert len(instructions(ENDPOINT, URLS, (*DIALECTS, other))["dialects"]) == 2
 
 
 def test_what_takes_no_calls_has_no_dialects() -> None:

@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mooring.gateway.dialects.operations import METERED
-from mooring.gateway.exchange import (
+from mooring.gateway.answers.answering import (
     CALLING,
     CONNECTING,
     DONE,
@@ -22,8 +21,9 @@ from mooring.gateway.exchange import (
     TRANSITIONS,
     WAITING,
     WHOLE,
-    Exchange,
 )
+from mooring.gateway.dialects.operations import METERED
+from mooring.gateway.exchange import Exchange
 from mooring.testing.exchanges import Stage, transport_of
 from mooring.testing.upstream import STREAM_HEAD, chunk, delta, json_response
 

@@ -210,6 +210,21 @@ def test_a_service_that_starts_is_named_before_one_that_is_switched_off():
     assert Target(endpoint(), [(starting, 1), (off, 5)]).choose_service() is starting
 
 
+# --- services that share a path
+
+
+def test_the_alike_share_by_load_and_those_that_can_not_answer_take_no_part():
+    idle, busy, down = service(True, True, slots=4), service(True), service(False)
+    busy.replicas[0].in_flight = 1
+    alike = Target(None, [(down, 1), (busy, 1), (idle, 1)])
+    idle.replicas[0].in_flight = 7  # of 8 places
+    assert {alike.choose_service() for _ in range(20)} == {idle}
+    idle.replicas[1].in_flight = 2
+    assert {alike.choose_service() for _ in range(20)} == {busy}
+    busy.replicas[0].in_flight = idle.replicas[0].in_flight = idle.replicas[1].in_flight = 0
+    assert {alike.choose_service() for _ in range(200)} == {idle, busy}  # the workers do not all take the first
+
+
 # --- the line for a place
 
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.core.errors import AmbiguousModel, ModelNotFound, Unauthenticated
+from mooring.core.errors import AmbiguousModel, ModelNotFound, NameNotAccepted, Unauthenticated
 from mooring.core.ids import key_digest
 from mooring.core.snapshot import Limits, ProjectEntry, ReplicaEntry, Row, TargetEntry, encode_entry
 from mooring.gateway import snapshot
+from mooring.gateway.dialects.route import Address
 from mooring.gateway.snapshot import Table
 from mooring.testing.gateway import PEPPER, endpoint_row, key_row, service_row
 
@@ -224,6 +225,114 @@ def test_projects_come_and_go(table):
     assert table.projects["prj-1"].limits.rpm == 5
     table.apply([Row("project", "prj-1", None), Row("project", "prj-2", None), Row("endpoint", "ep-9", None)])
     assert table.projects == {}
+
+
+# --- paths that name a service, endpoints by their id only
+
+
+def found_at(table: Table, address: Address, key: str = "mk-test", adapter: str = "") -> list[str]:
+    target = table.resolve_address(key_of(table, key), address, adapter)
+    assert table.resolve_address(key_of(table, key), address, adapter) is target  # the second time by one look
+    return sorted(service.entry.id for service in target.services)
+
+
+PLACES = [
+    Address("default", "elsewhere"),
+    Address("default", "svc-1"),
+    Address(service="svc-1"),
+    Address(model="up", chip="cpu"),
+]
+
+
+@pytest.mark.parametrize("address", PLACES)
+def test_a_path_names_a_service_for_those_who_may_call_it(table, address):
+    table.apply([key_row("mk-one", endpoints=("ep-1",)), key_row("mk-other", project="other")])
+    assert found_at(table, address) == ["svc-1"]
+    for key in ("mk-one", "mk-other"):
+        with pytest.raises(ModelNotFound):
+            found_at(table, address, key)
+    table.apply([service_row(A, direct_access=False)])
+    with pytest.raises(ModelNotFound):
+        found_at(table, address)
+
+
+@pytest.mark.parametrize("address", PLACES)
+def test_an_adapter_asked_for_on_such_a_path_is_taken_where_there_is_one(table, address):
+    table.apply([service_row(A, adapters=("legal",))])
+    assert table.resolve_address(key_of(table), address, "legal").adapter == "legal"
+    assert table.resolve_address(key_of(table), address, "other").adapter == ""
+    assert found_at(table, address, adapter="legal") == ["svc-1"]
+
+
+@pytest.mark.parametrize("address", [Address(service="elsewhere"), Address(service=""), Address(service="ep-1")])
+def test_a_service_found_by_its_id_is_not_found_by_its_name(table, address):
+    with pytest.raises(ModelNotFound, match="or this key may not use it"):
+        found_at(table, address)
+
+
+def test_an_administrators_key_reaches_a_service_of_another_project_by_its_id(table):
+    table.apply([service_row(B, id="svc-2", name="theirs", project="other"), key_row("mk-admin", admin=True)])
+    for address in (Address(service="svc-2"), Address("other", "theirs")):
+        assert found_at(table, address, "mk-admin") == ["svc-2"]
+
+
+def test_a_pair_of_model_and_chip_stands_for_all_its_services(table):
+    table.apply(
+        [
+            service_row(A, served_model="o/m", chip="A 100"),
+            service_row(B, id="svc-2", name="b", served_model="o/m", chip="A 100"),
+            service_row(B, id="svc-3", name="c", served_model="o/m"),
+            service_row(B, id="svc-4", name="d", served_model="p/n"),
+            service_row(B, id="svc-5", name="e", served_model="q/n"),
+            service_row(B, id="svc-6", name="f", served_model="s/t", chip="npu", project="other"),
+            service_row(B, id="svc-7", name="g", served_model="s/u", direct_access=False),
+        ]
+    )
+    for model in ("o/m", "m"):
+        assert found_at(table, Address(model=model, chip="A 100")) == ["svc-1", "svc-2"]
+        assert found_at(table, Address(model=model, chip="cpu")) == ["svc-3"]
+    assert found_at(table, Address(model="p/n", chip="cpu")) == ["svc-4"]
+    table.apply([service_row(B, id="svc-8", name="h", served_model="n")])
+    assert found_at(table, Address(model="n", chip="cpu")) == ["svc-8"]  # the whole name goes before a part
+    table.apply([Row("service", "svc-8", None)])
+    for model, chip in (("n", "cpu"), ("o/m", "npu"), ("t", "npu"), ("u", "cpu"), ("", "cpu")):
+        with pytest.raises(ModelNotFound) as refused:
+            table.resolve_address(key_of(table), Address(model=model or "x", chip=chip))
+        assert refused.value.next_step == "What this key may call here: o%2Fm/A 100, o%2Fm/cpu, p%2Fn/cpu, q%2Fn/cpu."
+
+
+def test_an_endpoint_is_found_by_its_id_alone(table):
+    table.apply([service_row(A, adapters=("legal",))])
+    target = table.resolve_endpoint(key_of(table), "ep-1")
+    assert table.resolve_endpoint(key_of(table), "ep-1") is target
+    assert target.endpoint_id == "ep-1"
+    assert table.resolve_endpoint(key_of(table), "ep-1:legal").adapter == "legal"
+    with pytest.raises(ModelNotFound, match="the adapters of this model are: legal"):
+        table.resolve_endpoint(key_of(table), "ep-1:other")
+
+
+def test_a_name_that_would_do_elsewhere_is_told_the_endpoints_that_lead_there(table):
+    rows = [endpoint_row(id=f"ep-{number}", created=number) for number in range(1, 8)]
+    table.apply([*rows, service_row(B, id="svc-2", name="second"), key_row("mk-one", endpoints=("ep-1",))])
+    for model in ("elsewhere", "svc-1", "up", "elsewhere:legal"):
+        with pytest.raises(NameNotAccepted) as refused:
+            table.resolve_endpoint(key_of(table), model)
+        assert refused.value.next_step == "Put an endpoint id into 'model': ep-1, ep-2, ep-3, ep-4, ep-5."
+        with pytest.raises(ModelNotFound) as unknown:
+            table.resolve_endpoint(key_of(table, "mk-one"), model)
+        assert type(unknown.value) is ModelNotFound
+    with pytest.raises(NameNotAccepted, match="second"):
+        table.resolve_endpoint(key_of(table), "second")
+
+
+def test_an_unknown_id_and_one_of_others_get_the_same_answer(table):
+    table.apply([endpoint_row(id="ep-2", project="other")])
+    said = set()
+    for model in ("ep-2", "ep-9", "", ":", "ep-9:a"):
+        with pytest.raises(ModelNotFound) as refused:
+            table.resolve_endpoint(key_of(table), model)
+        said.add((type(refused.value), refused.value.message.replace(f"'{model}'", "''"), refused.value.next_step))
+    assert len(said) == 1
 
 
 # --- replicas

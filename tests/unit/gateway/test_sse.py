@@ -25,7 +25,7 @@ def run(relay: EventRelay, data: bytes, cuts: list[int]) -> bytes:
     out = b""
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
         out += relay.feed(data[start:end])
-    return out + relay.end()
+    return out + relay.end(True)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -51,13 +51,20 @@ def test_events_with_crlf_are_understood():
 def test_a_last_event_without_its_blank_line_is_not_lost():
     relay = EventRelay(False)
     assert relay.feed(delta("a") + b"data: tail") == delta("a")
-    assert relay.end() == b"data: tail"
+    assert relay.end(True) == b"data: tail"
+
+
+def test_half_an_event_of_a_connection_that_broke_is_taken_back():
+    relay = EventRelay(False)
+    assert relay.feed(delta("a") + b"data: tail") == delta("a")
+    assert relay.end(False) == b""
+    assert relay.broken
 
 
 def test_an_endless_event_is_passed_in_pieces():
     relay = EventRelay(False)
     long = b"data: " + b"x" * (2 << 20)
-    assert relay.feed(long) + relay.end() == long
+    assert relay.feed(long) + relay.end(True) == long
 
 
 def completion(index: int, text: str, **more) -> bytes:

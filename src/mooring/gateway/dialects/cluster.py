@@ -8,13 +8,18 @@ chooses the service, so the body's `model` is ignored and may be missing. Bodies
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
-from mooring.core.snapshot import ServiceEntry
+from mooring.core.snapshot import KeyEntry, ServiceEntry
 from mooring.gateway.dialects import openai
-from mooring.gateway.dialects.route import Address
+from mooring.gateway.dialects.route import Address, adapter_text, path_text
+
+if TYPE_CHECKING:
+    from mooring.gateway.routing import Target
+    from mooring.gateway.snapshot import Table
 
 NAME: str = "cluster"
+status = openai.status
 error_body = openai.error_body
 error_event = openai.error_event
 
@@ -37,14 +42,16 @@ def parse(path: bytes) -> tuple[str, Address | None] | None:
     if len(parts) < 9 or parts[5] != b"services" or parts[7] != b"proxy":
         return None
     operation = _PATHS.get(parts[8])
-    service = _text(parts[6])
+    service = path_text(parts[6])
     if operation is None or not (service.startswith(_START) and service.endswith(_END)):
         return None
-    return operation, Address(_text(parts[4]), service[len(_START) : -len(_END)])
+    return operation, Address(path_text(parts[4]), service[len(_START) : -len(_END)])
 
 
-def _text(part: bytes) -> str:
-    return unquote(part.decode("latin-1"))
+def find_target(table: Table, key: KeyEntry, address: Address | None, model: bytes) -> Target:
+    """Return the service that the path names; see Table.resolve_address."""
+    assert address is not None
+    return table.resolve_address(key, address, adapter_text(model))
 
 
 def service_root(entry: ServiceEntry) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import msgspec
 
 from mooring.core.errors import ModelNotFound, NotReady, Unavailable
 from mooring.core.snapshot import EndpointEntry, KeyEntry, ServiceEntry
-from mooring.gateway.dialects import openai, openapi
+from mooring.gateway.dialects import ark, openai, openapi
 from mooring.gateway.dialects.cluster import service_root
-from mooring.gateway.dialects.route import Route
-from mooring.gateway.routing import Service, not_ready
+from mooring.gateway.dialects.route import Route, path_text
+from mooring.gateway.routing import Target, not_ready
 
 if TYPE_CHECKING:
     from mooring.gateway.parts import Parts
@@ -58,43 +57,56 @@ def answer(route: Route, target: bytes, key: KeyEntry | None, parts: Parts) -> b
     if route.operation == "health":
         return _HEALTHY
     assert key is not None
-    if route.address is not None:
-        return _service_page(route.operation, table.addressed_service(key, route.address))
     endpoints, services = table.callable_by(key)
+    if route.address is not None:
+        return _service_page(route.operation, route.dialect.find_target(table, key, route.address, b""), endpoints)
     served = {endpoint.id: _served_by(endpoint, table) for endpoint in endpoints}
+    if route.dialect is ark:  # takes endpoint ids only
+        services = []
     if route.operation == "model":
-        name = unquote(target.partition(b"?")[0][len(openai.MODEL_PREFIX) :].decode("latin-1"))
+        name = path_text(target.partition(b"?")[0][len(openai.MODEL_PREFIX) :])
         return openai.model_body(_one_model(name, endpoints, services, served))
     listed = [openai.endpoint_models(endpoint, served[endpoint.id]) for endpoint in endpoints]
-    listed += [openai.service_models(service, service.name) for service in services]
+    listed += [openai.service_models(one, one.name, _leading_to([one], endpoints)) for one in services]
     return openai.models_body([model for models in listed for model in models])
 
 
-def _service_page(operation: str, service: Service) -> bytes:
-    entry = service.entry
+def _service_page(operation: str, target: Target, endpoints: list[EndpointEntry]) -> bytes:
+    entries = [service.entry for service in target.services]
+    entry = entries[0]
     if operation == "service_models":
-        return openai.models_body(openai.service_models(entry, entry.served_model))
+        merged = _merged([(1, one) for one in entries])
+        return openai.models_body(openai.service_models(merged, entry.served_model, _leading_to(entries, endpoints)))
     if operation == "service_openapi":
         return openapi.service_document(entry, service_root(entry))
     if not entry.enabled:
         raise NotReady(f"The service {entry.name} is disabled.", next_step="Enable the service or use another one.")
-    if not service.available:
+    if not target.services[0].available:
         raise not_ready(entry)
     return _HEALTHY
 
 
-def _served_by(endpoint: EndpointEntry, table: Table) -> ServiceEntry | None:
-    """Return the heaviest service behind an endpoint: its card describes the endpoint.
+def _leading_to(services: list[ServiceEntry], endpoints: list[EndpointEntry]) -> list[str]:
+    """Return the ids of those endpoints that have one of these services behind them."""
+    ids = {service.id for service in services}
+    return [one.id for one in endpoints if any(target.service in ids for target in one.targets)]
 
-    The context is the smallest of all, the adapters are those of any.
-    """
+
+def _served_by(endpoint: EndpointEntry, table: Table) -> ServiceEntry | None:
+    """Return what describes an endpoint; None when no service stands behind it."""
     found = [
         (target.weight, table.services[target.service].entry)
         for target in endpoint.targets
         if target.service in table.services
     ]
-    if not found:
-        return None
+    return _merged(found) if found else None
+
+
+def _merged(found: list[tuple[int, ServiceEntry]]) -> ServiceEntry:
+    """Return the heaviest of several services (weight, entry), which describes them all.
+
+    The context is the smallest of all, the adapters are those of any.
+    """
     lengths = [entry.context_length for weight, entry in found if weight > 0 and entry.context_length]
     heaviest = max(found, key=lambda pair: pair[0])[1]
     adapters = tuple(dict.fromkeys(adapter for _, entry in found for adapter in entry.adapters))
@@ -129,8 +141,8 @@ def _models_of(
             return openai.endpoint_models(endpoint, served[endpoint.id])
     for service in services:
         if name in (service.name, service.id):
-            return openai.service_models(service, service.name)
+            return openai.service_models(service, service.name, _leading_to([service], endpoints))
     for service in services:
         if service.served_model == name:
-            return openai.service_models(service, name)
+            return openai.service_models(service, name, _leading_to([service], endpoints))
     return []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mooring.core.errors import MooringError
-from mooring.core.snapshot import EndpointEntry, ServiceEntry
-from mooring.gateway.dialects.route import Address
+from mooring.core.snapshot import EndpointEntry, KeyEntry, ServiceEntry
+from mooring.gateway.dialects.route import Address, model_text
+
+if TYPE_CHECKING:
+    from mooring.gateway.routing import Target
+    from mooring.gateway.snapshot import Table
 
 NAME: str = "openai"
 
@@ -17,6 +21,9 @@ POST_PATHS: dict[bytes, str] = {
     b"/v1/chat/completions": "chat",
     b"/v1/completions": "completion",
     b"/v1/embeddings": "embedding",
+    b"/v1/responses": "responses",
+    b"/v1/rerank": "rerank",
+    b"/v1/score": "score",
     b"/v1/tokenize": "tokenize",
     b"/v1/detokenize": "detokenize",
     b"/tokenize": "tokenize",
@@ -30,6 +37,12 @@ _GET_PATHS: dict[bytes, str] = {
 MODEL_PREFIX = b"/v1/models/"
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# What other dialects tell apart and OpenAI's clients know by one code.
+_CODES = {
+    "missing_parameter": "invalid_request",
+    "malformed_authorization": "invalid_api_key",
+    "output_content_filter": "content_filter",
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,21 +54,32 @@ def parse(path: bytes) -> tuple[str, Address | None] | None:
     return (operation, None) if operation is not None else None
 
 
+def find_target(table: Table, key: KeyEntry, address: Address | None, model: bytes) -> Target:
+    """Return what `model` stands for; see Table.resolve."""
+    return table.resolve(key, model_text(model))
+
+
+def status(error: MooringError) -> int:
+    """Return the HTTP status of a refusal."""
+    return error.status
+
+
 def error_object(error: MooringError) -> dict[str, Any]:
     """Return OpenAI's error body for a refusal; the message says what to do next."""
     message = f"{error.message} {error.next_step}".strip()
     kind = _TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": error.param, "code": error.code}}
+    code = _CODES.get(error.code, error.code)
+    return {"error": {"message": message, "type": kind, "param": error.param, "code": code}}
 
 
-def error_body(error: MooringError) -> bytes:
-    """Return `error_object` as JSON bytes."""
+def error_body(error: MooringError, request_id: str) -> bytes:
+    """Return `error_object` as JSON bytes. The request id stands in a header."""
     return _encode(error_object(error))
 
 
-def error_event(error: MooringError) -> bytes:
+def error_event(error: MooringError, request_id: str) -> bytes:
     """Return the event that ends a stream which can't go on."""
-    return b"data: %b\n\n" % error_body(error)
+    return b"data: %b\n\n" % error_body(error, request_id)
 
 
 def models_body(models: list[dict[str, Any]]) -> bytes:
@@ -82,8 +106,11 @@ def endpoint_models(endpoint: EndpointEntry, service: ServiceEntry | None) -> li
     return _with_adapters(base, service.adapters if service is not None else ())
 
 
-def service_models(service: ServiceEntry, name: str) -> list[dict[str, Any]]:
-    """Return the model object of a service under the id `name`, then those of its adapters."""
+def service_models(service: ServiceEntry, name: str, endpoints: list[str]) -> list[dict[str, Any]]:
+    """Return the model object of a service under the id `name`, then those of its adapters.
+
+    `endpoints`: ids of the caller's endpoints that lead to it.
+    """
     base = {
         "id": name,
         "object": "model",
@@ -91,6 +118,7 @@ def service_models(service: ServiceEntry, name: str) -> list[dict[str, Any]]:
         "owned_by": service.project,
         "name": service.name,
         "description": service.description,
+        "endpoints": endpoints,
         **_card(service),
     }
     return _with_adapters(base, service.adapters)

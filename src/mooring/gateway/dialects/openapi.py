@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,23 @@ _BODIES: dict[str, dict[str, Any]] = {
     },
     "completion": {"required": ["model", "prompt"], "properties": {"prompt": {}}},
     "embedding": {"required": ["model", "input"], "properties": {"input": {}}},
+    "responses": {"required": ["model", "input"], "properties": {"input": {}}},
+    "messages": {
+        "required": ["model", "messages", "max_tokens"],
+        "properties": {
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "max_tokens": {"type": "integer"},
+        },
+    },
+    "count_tokens": {
+        "required": ["model", "messages"],
+        "properties": {"messages": {"type": "array", "items": {"type": "object"}}},
+    },
+    "rerank": {
+        "required": ["model", "query", "documents"],
+        "properties": {"query": {"type": "string"}, "documents": {"type": "array", "items": {}}},
+    },
+    "score": {"required": ["model", "text_1", "text_2"], "properties": {"text_1": {}, "text_2": {}}},
     "tokenize": {
         "required": ["model"],
         "properties": {"prompt": {"type": "string"}, "messages": {"type": "array", "items": {"type": "object"}}},
@@ -31,6 +49,11 @@ _SUMMARIES = {
     "chat": "Answer a conversation",
     "completion": "Continue a text",
     "embedding": "Embed texts",
+    "responses": "Answer, in the shape of OpenAI's Responses",
+    "messages": "Answer, in the shape of Anthropic's Messages",
+    "count_tokens": "Count the tokens of a conversation",
+    "rerank": "Order documents by how well they answer a query",
+    "score": "Tell how alike texts are",
     "tokenize": "Cut a text or a conversation into tokens",
     "detokenize": "Join tokens to a text",
 }
@@ -38,6 +61,11 @@ _POSTS = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count_tokens",
+    "/v1/rerank": "rerank",
+    "/v1/score": "score",
     "/v1/tokenize": "tokenize",
     "/v1/detokenize": "detokenize",
     "/tokenize": "tokenize",
@@ -50,6 +78,24 @@ _SERVICE_POSTS = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }
+_STREAMED = STREAMED | {"responses", "messages"}
+_ARK_POSTS = {
+    "chat/completions": "chat",
+    "completions": "completion",
+    "embeddings": "embedding",
+    "responses": "responses",
+}
+# dialect → where its paths stand, what is offered there
+_OTHERS: dict[str, tuple[str, dict[str, str]]] = {
+    "ark": ("/api/v3", _ARK_POSTS),
+    "modelarts": ("/v1/infers/{service}/v1", {"chat/completions": "chat", "completions": "completion"}),
+    "genstudio": ("/maas/{model}/{chip}", {"chat/completions": "chat"}),
+}
+_LISTS = {
+    "ark": "List the endpoints that this key may call",
+    "modelarts": "This model and its adapters",
+    "genstudio": "This model and its adapters",
+}
 
 
 @cache
@@ -60,12 +106,35 @@ def document() -> bytes:
     paths["/v1/models/{id}"] = {
         "get": {
             **_get("model", "Describe one model or endpoint"),
-            "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "parameters": [_part("id")],
         }
     }
+    for dialect in _OTHERS:
+        paths |= _dialect_paths(dialect)
     paths["/health"] = {"get": {**_get("health", "Tell whether this gateway has its table"), "security": []}}
     paths["/openapi.json"] = {"get": {**_get("openapi", "This document"), "security": []}}
     return _document({"title": "Mooring gateway", "version": __version__}, paths)
+
+
+def _dialect_paths(dialect: str) -> dict[str, Any]:
+    """Return the paths of a dialect other than OpenAI's own; the names in braces are parts of the path."""
+    root, posts = _OTHERS[dialect]
+    names = re.findall(r"{(\w+)}", root)
+    made: dict[str, dict[str, Any]] = {
+        f"{root}/{end}": {"post": _post(f"/{end}", operation, addressed=bool(names))}
+        for end, operation in posts.items()
+    }
+    made[f"{root}/models"] = {"get": _get("models", _LISTS[dialect])}
+    for path in made.values():
+        for told in path.values():
+            told["operationId"] = f"{told['operationId'].removesuffix('_root')}_{dialect}"
+        if names:
+            path["parameters"] = [_part(name) for name in names]
+    return made
+
+
+def _part(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def service_document(entry: ServiceEntry, root: str) -> bytes:
@@ -104,16 +173,18 @@ def _document(about: dict[str, Any], paths: dict[str, Any], **more: Any) -> byte
 
 
 def _error_schema() -> dict[str, Any]:
+    """Return the refusal of every dialect: `error`, but for ModelArts' own."""
     text = {"type": ["string", "null"]}
     return {
         "type": "object",
-        "required": ["error"],
         "properties": {
+            "error_code": {"type": "string"},
+            "error_msg": {"type": "string"},
             "error": {
                 "type": "object",
                 "required": ["message", "type"],
                 "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": text, "code": text},
-            }
+            },
         },
     }
 
@@ -143,11 +214,11 @@ def _post(path: str, operation: str, *, addressed: bool = False) -> dict[str, An
         "properties": {"model": {"type": "string", "description": model}, **body["properties"]},
         "additionalProperties": True,
     }
-    if operation in STREAMED:
+    if operation in _STREAMED:
         schema["properties"]["stream"] = {"type": "boolean"}
     return {
         "operationId": operation if addressed or path.startswith("/v1") else f"{operation}_root",
         "summary": _SUMMARIES[operation],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": _answers(operation in STREAMED),
+        "responses": _answers(operation in _STREAMED),
     }

@@ -35,3 +35,8 @@ def stream_head(extra: bytes, *, close: bool, chunked: bool) -> bytes:
     """Return the head of an event-stream answer; without `chunked` (HTTP/1.0) the body ends with the connection."""
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"
     return b"%b%b%b%b" % (_STREAM, extra, CLOSE if close or not chunked else b"", framing)
+
+
+def printable(value: bytes) -> bytes:
+    """Return at most 128 visible ASCII characters of a header value that is sent back."""
+    return bytes(byte for byte in value[:128] if 0x21 <= byte <= 0x7E)

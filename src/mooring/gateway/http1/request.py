@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mooring.core.errors import Invalid, MooringError
 
-_HOST, _AUTHORIZATION, _CONTENT_TYPE, _CONTENT_LENGTH, _EXPECT, _UPGRADE, _CLIENT_REQUEST_ID = range(7)
+_HOST, _AUTHORIZATION, _CONTENT_TYPE, _CONTENT_LENGTH, _EXPECT, _UPGRADE, _CLIENT_REQUEST_ID, _API_KEY = range(8)
 # Headers the gateway itself reads, in lower case and as most clients write them; other spellings take a lower().
 _KNOWN = {
     spelling: number
@@ -16,9 +16,11 @@ _KNOWN = {
         b"Expect": _EXPECT,
         b"Upgrade": _UPGRADE,
         b"X-Client-Request-Id": _CLIENT_REQUEST_ID,
+        b"X-Api-Key": _API_KEY,
     }.items()
     for spelling in (name, name.lower())
 }
+_ONCE = {_HOST: "host", _AUTHORIZATION: "authorization", _CONTENT_TYPE: "content_type", _API_KEY: "api_key"}
 _LENGTHS = frozenset(len(name) for name in _KNOWN)
 
 
@@ -34,6 +36,7 @@ class Head:
     content_type: bytes | None = None
     content_length = -1  # -1: none announced
     client_request_id = b""
+    api_key: bytes | None = None  # as Anthropic's clients send it
     host: bytes | None = None
     expect_continue = False
     upgrade = b""
@@ -57,18 +60,11 @@ class Head:
         self._keep(number, name, value)
 
     def _keep(self, number: int, name: bytes, value: bytes) -> None:
-        if number == _HOST:
-            if self.host is not None:
+        once = _ONCE.get(number)
+        if once is not None:
+            if getattr(self, once) is not None:
                 self._twice(name)
-            self.host = value
-        elif number == _AUTHORIZATION:
-            if self.authorization is not None:
-                self._twice(name)
-            self.authorization = value
-        elif number == _CONTENT_TYPE:
-            if self.content_type is not None:
-                self._twice(name)
-            self.content_type = value
+            setattr(self, once, value)
         elif number == _CONTENT_LENGTH:
             self.content_length = int(value) if value.isdigit() else -1
         elif number == _EXPECT:

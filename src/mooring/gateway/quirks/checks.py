@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mooring.core.errors import Invalid, InvalidJson
+from mooring.core.errors import Invalid, InvalidJson, Missing
 from mooring.gateway.http1.body import Edit, find_members
 
 ABSENT = msgspec.Raw()
@@ -80,6 +80,7 @@ _DECODERS = {
     "completion": msgspec.json.Decoder(Checked),
     "embedding": msgspec.json.Decoder(Checked),
 }
+CHECKED = frozenset(_DECODERS)
 _PROBLEM = re.compile(r"(.*) - at `\$\.?([^`]*)`", re.DOTALL)
 
 
@@ -138,17 +139,17 @@ def _refused(problem: str) -> Invalid:
 
 def _check_messages(read: CheckedChat) -> None:
     if read.messages is None:
-        raise Invalid("'messages' is missing.", param="messages")
+        raise Missing("'messages' is missing.", param="messages")
     for number, message in enumerate(read.messages):
         if message.role != "assistant" and not given(message.content):
             param = f"messages[{number}].content"
-            raise Invalid(f"'{param}' is missing.", param=param)
+            raise Missing(f"'{param}' is missing.", param=param)
 
 
 def _check_input(read: Checked, name: str) -> None:
     value = bytes(getattr(read, name)).strip()
     if value in (b"", b"null"):
-        raise Invalid(f"'{name}' is missing.", param=name)
+        raise Missing(f"'{name}' is missing.", param=name)
     if value[:1] == b"[" and not value[1:-1].strip():
         raise Invalid(f"'{name}' must not be empty.", param=name)
 

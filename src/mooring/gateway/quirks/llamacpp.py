@@ -12,10 +12,10 @@ from typing import Any
 from mooring.core.errors import ContextTooLong, Invalid, MooringError, UnsupportedType
 from mooring.core.snapshot import ServiceEntry
 from mooring.gateway.admission import Ticket
-from mooring.gateway.dialects.operations import METERED
 from mooring.gateway.http1.body import Edit, add_member, rename_member, replace_value
 from mooring.gateway.quirks import llamacpp_steps, reasoning
 from mooring.gateway.quirks.checks import (
+    CHECKED,
     Checked,
     CheckedChat,
     check_text,
@@ -37,9 +37,12 @@ def fit(ticket: Ticket, body: bytes, edits: list[Edit]) -> bytes:
         Invalid, InvalidJson: see `checks.read_request`; also what this engine can't do.
     """
     operation = ticket.operation
-    if operation not in METERED:
+    if operation not in CHECKED:
         check_text(body)
-        ticket.steps = llamacpp_steps.start
+        if operation == "score":
+            raise UnsupportedType("llama.cpp has no score.", param="model", next_step="Use /v1/rerank.")
+        if operation != "rerank":
+            ticket.steps = llamacpp_steps.start
         return ticket.service.served_model_json
     read = read_request(operation, body)
     _check_abilities(operation, read, ticket)
@@ -113,7 +116,9 @@ def event_relay(ticket: Ticket) -> EventRelay:
 
 def whole_answer(ticket: Ticket, body: bytes) -> bytes:
     """Return a complete JSON answer as the caller shall see it."""
-    return completion_id(body) if ticket.operation == "completion" else body
+    if ticket.operation == "completion":
+        return completion_id(body)
+    return reasoning.both_names_of_content(body) if b'"reasoning_content"' in body else body
 
 
 def refusal(status: int, error: dict[str, Any], message: str, entry: ServiceEntry) -> MooringError | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from mooring.gateway.admission import Ticket
 from mooring.gateway.quirks.deployed_stream import ERROR, ERROR_LENGTH, DeployedRelay
+from mooring.gateway.quirks.reasoning import both_names_of_content
 from mooring.gateway.streams.sse import DONE
 from mooring.gateway.streams.usage import Usage
 
@@ -35,7 +36,9 @@ class LlamaCppRelay(DeployedRelay):
         before = self.events
         data = super().feed(data)
         if data[:ERROR_LENGTH] == ERROR or self.events > before + 1:
-            data = self.mend_errors(data)
+            data = self.stop_at_error(data)
+        if b'"reasoning_content"' in data:
+            data = both_names_of_content(data)
         if self._completion:
             data = completion_id(data)
         if self._wants_usage and self._last is not None and DONE in data:

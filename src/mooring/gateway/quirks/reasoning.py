@@ -14,6 +14,7 @@ from mooring.gateway.http1.body import Edit, find_members
 
 # A quote inside a JSON string is escaped, so what matches is a member and no text.
 _SAID = re.compile(rb'"reasoning"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
+_SAID_CONTENT = re.compile(rb'"reasoning_content"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
 _TWICE = rb'"reasoning":\1,"reasoning_content":\1'
 _OTHERS = {
     "reasoning": ("reasoning_content", b'"reasoning_content"'),
@@ -52,6 +53,11 @@ def is_said(data: bytes) -> bool:
 def both_names(data: bytes) -> bytes:
     """Return events in which every `reasoning` also stands under `reasoning_content`."""
     return data if b'"reasoning_content"' in data else _SAID.sub(_TWICE, data)
+
+
+def both_names_of_content(data: bytes) -> bytes:
+    """Return an answer or events in which every `reasoning_content` also stands under `reasoning`."""
+    return data if b'"reasoning":' in data else _SAID_CONTENT.sub(_TWICE, data)
 
 
 def finished_answer(body: bytes) -> bytes:

@@ -16,10 +16,16 @@ import msgspec
 from mooring.core.errors import ContextTooLong, Invalid, ModelNotFound, MooringError, UnsupportedType
 from mooring.core.snapshot import ServiceEntry
 from mooring.gateway.admission import Ticket
-from mooring.gateway.dialects.operations import METERED
 from mooring.gateway.http1.body import Edit, add_member, replace_value
 from mooring.gateway.quirks import reasoning
-from mooring.gateway.quirks.checks import Checked, CheckedChat, count_choices, map_thinking, read_request
+from mooring.gateway.quirks.checks import (
+    CHECKED,
+    Checked,
+    CheckedChat,
+    count_choices,
+    map_thinking,
+    read_request,
+)
 from mooring.gateway.quirks.deployed_stream import ERROR, ERROR_LENGTH, DeployedRelay
 from mooring.gateway.streams.sse import EventRelay, map_events
 
@@ -34,7 +40,7 @@ def fit(ticket: Ticket, body: bytes, edits: list[Edit]) -> bytes:
     Raises:
         Invalid, InvalidJson: see `checks.read_request`.
     """
-    if ticket.operation in METERED:
+    if ticket.operation in CHECKED:
         read = read_request(ticket.operation, body)
         count_choices(read)
         ticket.choices_per_prompt = read.n or 1
@@ -113,7 +119,7 @@ class VllmRelay(DeployedRelay):
         before = self.events
         data = super().feed(data)
         if data[:ERROR_LENGTH] == ERROR or self.events > before + 1:
-            data = self.mend_errors(data)
+            data = self.stop_at_error(data)
         if b'"reasoning"' in data and reasoning.is_said(data):
             data = reasoning.both_names(data)
             self._thought = not self._newlines.over

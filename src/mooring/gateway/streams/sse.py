@@ -7,7 +7,8 @@ that our `include_usage` caused is taken out again unless the caller asked for i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -27,9 +28,17 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class EventRelay:
-    """Relays one event stream. `feed` returns what may leave now; `events` counts what has left."""
+    """Relays one event stream of an engine that we know.
 
-    __slots__ = ("_held", "_last_out", "_wants_usage", "events", "usage")
+    `feed` returns what may leave now, `end` what is left when the upstream has ended, `tail` the last bytes; `events`
+    counts what has left. `failed`: the error object with which the service ended the stream, which is over then.
+    `broken`, after `end`: it is not complete. `found`: the repairs that it needed. `said`: the text, where it is kept
+    to be counted.
+    """
+
+    __slots__ = ("_held", "_last_out", "_wants_usage", "broken", "events", "failed", "usage")
+    found: frozenset[str] | set[str] = frozenset()
+    said: str | None = None
 
     def __init__(self, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
@@ -37,6 +46,8 @@ class EventRelay:
         self._last_out = b""
         self.events = 0
         self.usage: Usage | None = None
+        self.failed: dict[str, Any] | None = None
+        self.broken = False
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they came, return the whole events among them."""
@@ -48,7 +59,8 @@ class EventRelay:
         if b'"usage"' in data:
             data = map_events(data, b'"usage"', self._usage_event)
         self.events += data.count(b"data:")
-        self._last_out = data
+        if data:
+            self._last_out = data
         return data
 
     @property
@@ -56,12 +68,19 @@ class EventRelay:
         """Whether the stream's own end, `[DONE]`, has left: what breaks afterwards is no loss."""
         return DONE in self._last_out
 
-    def end(self) -> bytes:
-        """Return what is left when the upstream has ended."""
+    def end(self, clean: bool) -> bytes:
+        """Return what is left when the upstream has ended; `clean`: its framing says that nothing is missing."""
         data, self._held = self._held, b""
         if b'"usage"' in data:
             data = map_events(data + b"\n\n", b'"usage"', self._usage_event)
+        if data and not clean:
+            self.broken = True
+            return b""
         return data
+
+    def tail(self, usage: Usage | None, *, estimated: bool) -> bytes:
+        """Return the very last bytes: nothing is missing of what these engines send."""
+        return b""
 
     def _hold_tail(self, data: bytes) -> bytes:
         """Keep the unfinished last event back, so that no event is judged by half."""
@@ -84,16 +103,19 @@ class EventRelay:
         return event
 
 
-def map_events(data: bytes, mark: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """Return whole events with `change` applied to those that hold `mark`."""
-    out: list[bytes] = []
+def split_events(data: bytes) -> Iterator[bytes]:
+    """Yield the events of a run of whole ones, each with its empty line."""
     start = 0
     for match in _EVENT_END.finditer(data):
-        event = data[start : match.end()]
+        yield data[start : match.end()]
         start = match.end()
-        out.append(change(event) if mark in event else event)
-    out.append(data[start:])
-    return b"".join(out)
+    if start < len(data):
+        yield data[start:]
+
+
+def map_events(data: bytes, mark: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return whole events with `change` applied to those that hold `mark`."""
+    return b"".join([change(event) if mark in event else event for event in split_events(data)])
 
 
 def _read_chunk(event: bytes) -> _Chunk | None:

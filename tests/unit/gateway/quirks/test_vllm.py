@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mooring.core.errors import ModelNotFound
+from mooring.gateway.answers.relay import ended_by, upstream_error, whole_answer
 from mooring.gateway.quirks import llamacpp, vllm
-from mooring.gateway.relay import upstream_error, whole_answer
 from mooring.gateway.streams.sse import EventRelay
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -26,7 +26,7 @@ def event(index: int = 0, finish: str | None = None, **delta) -> bytes:
 
 
 def through(relay: EventRelay, data: bytes, step: int) -> bytes:
-    return b"".join(relay.feed(data[at : at + step]) for at in range(0, len(data), step)) + relay.end()
+    return b"".join(relay.feed(data[at : at + step]) for at in range(0, len(data), step)) + relay.end(True)
 
 
 def deltas(data: bytes) -> list:
@@ -163,7 +163,7 @@ def test_every_choice_begins_with_its_text(admitted):
         event(content="\n\nhi") + event(content='"reasoning":"x"', finish="stop") + DONE,
         event(content="a", reasoning=None) + DONE,
         event(content="a", reasoning_content="b", reasoning="b"),
-        b'data: {"choices":[],"error":null}\n\ndata: {"error":"x"}\n\n: ping\n\n',
+        b'data: {"choices":[],"error":null}\n\n: ping\n\n',
         b'data: {"reasoning":"x","reasoning_content":"x"}\n\ndata: {"content":"\\na"}\n\n',
     ],
 )
@@ -175,13 +175,16 @@ def test_other_streams_pass_byte_for_byte(admitted, data, step):
 
 @pytest.mark.parametrize(("engine", "quirks"), [("vllm", vllm), ("llamacpp", llamacpp)])
 @pytest.mark.parametrize("step", [9, 10_000])
-def test_an_error_in_a_stream_has_our_shape(admitted, engine, quirks, step):
+def test_an_error_in_a_stream_is_its_end(admitted, engine, quirks, step):
     ticket, _ = admitted(engine, "chat", {**CHAT, "stream": True})
-    told = {"error": {"message": "EngineCore died", "type": "InternalServerError", "param": None, "code": 500}}
-    out = through(quirks.event_relay(ticket), event(content="a") + b"data: " + compact(told) + b"\n\n" + DONE, step)
-    [error] = [json.loads(one[6:])["error"] for one in out.decode().split("\n\n") if '"error"' in one]
-    assert (error["code"], error["type"]) == ("upstream_error", "server_error")
-    assert "EngineCore died" in error["message"]
+    told = {"message": "EngineCore died", "type": "InternalServerError", "param": None, "code": 500}
+    relay = quirks.event_relay(ticket)
+    data, out = event(content="a") + b"data: " + compact({"error": told}) + b"\n\n", b""
+    for at in range(0, len(data), step):
+        out += relay.feed(data[at : at + step])
+    assert (out, relay.failed) == (event(content="a"), told)
+    error = ended_by(told, ticket.service.entry)
+    assert (error.status, error.code, error.message) == (502, "upstream_error", "EngineCore died")
 
 
 # --- errors
