@@ -43,7 +43,7 @@ from mooring.gateway.answers.relay import (
     shape_of,
     upstream_error,
 )
-from mooring.gateway.dialects.operations import METERED, UPSTREAM_PATHS
+from mooring.gateway.dialects.operations import METERED, TRANSLATED, UPSTREAM_PATHS
 from mooring.gateway.outgoing import ask_without_usage
 from mooring.gateway.quirks import Steps
 from mooring.gateway.routing import Replica, Service, choose_replica, not_ready
@@ -54,6 +54,7 @@ from mooring.gateway.usage.slots import SlotHead
 _log = logging.getLogger("mooring.gateway.exchange")
 _ATTEMPTS = 3  # replicas tried for one request
 _CLIENT_LEFT = 499
+_MAX_JUDGED = 1 << 20  # bytes of a line after which it is no stream
 _MAX_WHOLE = 256 << 20  # bytes of one JSON answer
 _monotonic = time.monotonic
 
@@ -212,6 +213,8 @@ class Exchange(Answering):
             ticket = self._ticket
             if upstream.status == 200:
                 ticket.body = []
+                if self._without_usage:
+                    self._parts.lessons.learn(ticket.service.entry, [USAGE_REFUSED])
                 if ticket.stream and not upstream.encoded and is_event_stream(upstream.content_type):
                     self._to(STREAMING)
                     self._stream_on(upstream)
@@ -231,7 +234,7 @@ class Exchange(Answering):
             upstream.pieces.clear()
             if self._size > _MAX_WHOLE:
                 self._refuse(UpstreamFailed(f"The answer is longer than {_MAX_WHOLE} bytes."))
-            elif upstream.status == 200 and self._ticket.stream and self._ticket.service.entry.external:
+            elif upstream.status == 200 and self._ticket.stream and not self._judged:
                 self._see_stream(upstream)
             return
         pieces = upstream.pieces if self._whole is None else self._whole + upstream.pieces
@@ -241,7 +244,9 @@ class Exchange(Answering):
         """Look whether an answer that does not call itself a stream is one, so that it need not be awaited whole."""
         assert self._whole is not None
         data = b"".join(self._whole)
-        if upstream.encoded or not begins_stream(data):
+        begins = begins_stream(data) if self._ticket.service.entry.external and not upstream.encoded else False
+        if not begins:
+            self._judged = begins is False or len(data) > _MAX_JUDGED
             self._whole = [data]
             return
         self._whole = None
@@ -282,6 +287,7 @@ class Exchange(Answering):
         if (
             entry.external
             and self._ticket.route.dialect.NAME != "ark"
+            and self._ticket.route.operation not in TRANSLATED
             and status not in (401, 403)
             and 400 <= status < 600
             and is_openai_error(body)
@@ -298,12 +304,13 @@ class Exchange(Answering):
     def _asked_for_usage(self) -> bool:
         """Whether our own question for usage was added to a stream's request."""
         ticket = self._ticket
-        return bool(ticket.stream and ticket.asked and not ticket.wants_usage) and USAGE_REFUSED not in ticket.known
+        ours = not ticket.wants_usage or ticket.translation is not None
+        return bool(ticket.stream and ticket.asked and ours) and USAGE_REFUSED not in ticket.known
 
     def _ask_without_usage(self, upstream: UpstreamConnection) -> None:
         """The service does not take what we added: ask once more without. Nothing was sent to the caller yet."""
         ask_without_usage(self._ticket)
-        self._parts.lessons.learn(self._ticket.service.entry, [USAGE_REFUSED])
+        self._without_usage = True  # learnt when the answer is better
         self._upstream, self._whole, self._size = None, None, 0
         upstream.release()
         self._give_back_replica()
@@ -355,7 +362,9 @@ class Exchange(Answering):
             return
         relay = self._relay
         status = 200 if relay is not None else _CLIENT_LEFT
-        self._settle("aborted", status, relay.usage if relay else None, relay.events if relay else 0)
+        said_all = self.state == COUNTING or (relay is not None and relay.finished)
+        ended = "complete" if said_all else "aborted"
+        self._settle(ended, status, relay.usage if relay else None, relay.events if relay else 0)
         self._finish(notify=False)
 
     def client_writable(self, writable: bool) -> None:
@@ -372,7 +381,10 @@ class Exchange(Answering):
             return
         name = self._ticket.service.entry.name
         error = UpstreamTimeout(f"The service {name} sent nothing for too long.")
-        if self.state == STREAMING:
-            self._break_stream(error)
+        if self.state == STREAMING and self._relay is not None:
+            if self._relay.finished:
+                self._stream_over(self._relay, b"", clean=False)
+            else:
+                self._break_stream(error)
         elif self.state != COUNTING:
             self._refuse(error)

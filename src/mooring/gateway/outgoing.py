@@ -65,6 +65,8 @@ def prepare(ticket: Ticket, body: bytes, read: Body) -> None:
         ticket.stream = True
         if USAGE_REFUSED not in ticket.known:
             ticket.wants_usage = _include_usage(body, read.stream_options, edits)
+        if ticket.translation is not None:
+            ticket.wants_usage = True  # their last event always tells it
     if service.entry.external and (ticket.stream or USAGE_ABSENT in ticket.known):
         ticket.asked = body  # it may have to be said otherwise, or its tokens counted
     quirks = service.quirks

@@ -326,12 +326,11 @@ class ClientConnection(asyncio.Protocol):
         head = request.head
         if not self._request_id:
             self._request_id = self._parts.new_request_id()
-        method = head.method
-        self._head_only = method == b"HEAD"
+        self._head_only = head.method == b"HEAD"
         self._version_1_0 = head.version_1_0
+        route = self._route = find_route(head.method, head.target)
         if head.problem is not None:
             raise head.problem
-        route = self._route = find_route(method, head.target)
         if not route.keyed:
             if route.refusal is not None:
                 raise route.refusal
@@ -342,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
             raise Invalid("This path offers no protocol upgrade.", next_step="Send plain HTTP/1.1.", code="no_upgrade")
         local.check_table(self._parts)
         self._key = self._authenticate(head)
-        if method == b"POST":
+        if head.method == b"POST":
             check_body_head(head, self._parts.settings.max_body_bytes)
 
     def _authenticate(self, head: Head) -> KeyEntry:
@@ -548,13 +547,15 @@ class ClientConnection(asyncio.Protocol):
             self._abort()  # an answer is under way: another one must not be mixed in
             return
         self._request_id = self._request_id or self._parts.new_request_id()
-        if self._request is not None and self._request.head.method == b"HEAD":
-            self._head_only = True
+        request = self._request
+        if request is not None and not request.judged:
+            self._head_only = request.head.method == b"HEAD"
+            self._route = find_route(request.head.method, request.head.target)
         self.write(self._error_bytes(error, close=True))
         self._lingering = True
         self.deadline = self._parts.timers.now + _LINGER_S
-        if self._request is not None:
-            self._forget_body(self._request)
+        if request is not None:
+            self._forget_body(request)
             self._request = None
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
@@ -579,7 +580,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _extra_headers(self) -> bytes:
         extra = b"X-Request-Id: %b\r\n" % self._request_id.encode()
-        request = self._current
+        request = self._current or self._request
         if request is not None and request.head.client_request_id:
             extra += b"X-Client-Request-Id: %b\r\n" % printable(request.head.client_request_id)
         return extra

@@ -110,6 +110,27 @@ async def test_what_may_be_repeated_says_when(client, gateway, dialect):
     assert (answer.headers["x-should-retry"], answer.headers["retry-after"]) == ("true", "2")
 
 
+@pytest.mark.parametrize("dialect", BASES)
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("Host: x\r\nAuthorization: Bearer mk-no\r\nContent-Length: 9\r\n\r\n", 401),  # its body never comes
+        ("Host: x\r\nHost: y\r\nContent-Length: 9\r\n\r\n", 400),
+        ("Host: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ],
+)
+async def test_what_is_refused_early_is_refused_in_its_dialect(client, dialect, head, status):
+    await client.ask(chat("openai"))  # the dialect is that of the request, not of the one before
+    echo = "X-Client-Request-Id: mine \xe9" + "y" * 200
+    await client.send(f"POST {path(dialect)} HTTP/1.1\r\n{echo}\r\n{head}".encode("latin-1"))
+    answer = await client.read_answer()
+    assert answer.status == status
+    assert ("error_code" in answer.json) is (dialect == "modelarts")
+    if dialect == "ark":
+        assert answer.error["message"].endswith(f"Request id: {answer.headers['x-request-id']}")
+    assert answer.headers.get("x-client-request-id", "") == "mine" + "y" * 122
+
+
 @pytest.mark.parametrize(("dialect", "status"), [(name, 400 if name == "modelarts" else 401) for name in BASES])
 async def test_a_header_without_a_bearer_key_is_told_apart(client, dialect, status):
     codes = {"ark": "AuthenticationError", "modelarts": "ModelArts.81002"}

@@ -29,7 +29,7 @@ from mooring.gateway.answers.relay import (
 from mooring.gateway.routing import Replica
 from mooring.gateway.streams.repairs import Shape
 from mooring.gateway.streams.usage import Usage, bounded
-from mooring.gateway.streams.whole import Whole, streamed, text_of
+from mooring.gateway.streams.whole import Whole, streamed, text_of, with_usage
 from mooring.gateway.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -53,12 +53,13 @@ TRANSITIONS: Final[dict[int, tuple[int, ...]]] = {
     SENT: (ROUTING, STREAMING, WHOLE, REFUSED, DONE),
     STREAMING: (COUNTING, DONE),
     WHOLE: (ROUTING, STREAMING, COUNTING, REFUSED, DONE),
-    COUNTING: (DONE,),
+    COUNTING: (REFUSED, DONE),
     CALLING: (REFUSED, DONE),
     REFUSED: (DONE,),
     DONE: (),
 }
 _log = logging.getLogger("mooring.gateway.exchange")
+BYTES_PER_TOKEN = 3  # where nobody counts
 _monotonic = time.monotonic
 _now = time.time
 
@@ -93,6 +94,9 @@ class Answering:
     _call: asyncio.Task[None] | None = None
     _error: MooringError | None = None
     _head_due = False  # a stream's head has not left yet
+    _without_usage = False  # asked once more without our include_usage
+    _untold = False  # the answer tells no usage
+    _judged = False  # whether it is a stream after all
     _answer = b""  # a whole answer whose tokens are counted
 
     def __init__(self, parts: Parts, client: ClientPort, ticket: Ticket, request_id: str) -> None:
@@ -115,7 +119,7 @@ class Answering:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("request %s failed", self.request_id, exc_info=error)
-            if self.state == STREAMING:
+            if self.state != DONE and self._relay is not None:
                 self._break_stream(MooringError())
             elif self.state != DONE:
                 self._refuse(MooringError())
@@ -150,6 +154,7 @@ class Answering:
             ticket.asked = b""
         self._head_due = True
         relay = self._relay = event_relay(ticket, self.request_id, self._started_at, self._parts.checker)
+        ticket.original = b""
         return relay
 
     def _pass(self, out: bytes, last: bool) -> None:
@@ -211,7 +216,8 @@ class Answering:
         if whole.found:
             self._parts.lessons.learn(ticket.service.entry, whole.found)
         self._answer = whole.body
-        if USAGE_ABSENT not in whole.found:
+        self._untold = USAGE_ABSENT in whole.found
+        if not self._untold:
             self._end_whole(whole.usage)
         elif ticket.asked and self._can_count():
             self._count(text_of(whole.body), self._end_whole)
@@ -223,16 +229,24 @@ class Answering:
         whole = streamed(whole, shape)
         self._to(STREAMING)
         relay = self._begin_relay()
-        out = relay.feed(whole.body)
+        out = relay.feed(whole.body) + relay.end(True)
         if relay.failed is not None:
             self._stream_failed(relay, out)
+            return
+        if relay.broken:
+            self._pass(out, False)
+            self._break_stream(UpstreamFailed(f"The answer of {self._ticket.service.entry.name} can't be read."))
             return
         self._parts.lessons.learn(self._ticket.service.entry, whole.found)
         self._end_stream(whole.usage, out)
 
     def _end_whole(self, usage: Usage | None) -> None:
         """Send the answer, with the tokens that were counted or estimated where the service told none."""
-        body, ticket = self._answer, self._ticket
+        body, ticket, told = self._answer, self._ticket, 0
+        if self._untold:
+            told = len(text_of(body).encode(errors="replace")) // BYTES_PER_TOKEN
+            counted = usage if usage is not None else Usage(ticket.prompt_estimate, told)
+            body = with_usage(body, counted, estimated=usage is None)
         if ticket.checked and self._parts.checker is not None:
             try:
                 body = checked_answer(ticket, self._parts.checker, body)
@@ -244,7 +258,7 @@ class Answering:
         except MooringError as error:
             self._refuse_answer(error, usage)
             return
-        self._settle("complete", 200, usage, 0)
+        self._settle("complete", 200, usage, told)
         self._client.answer(200, body)
         self._finish()
 

@@ -53,6 +53,8 @@ async def call(parts: Parts, ticket: Ticket, replica: Replica, path: bytes, from
             upstream = replica.pool.take() or await replica.pool.dial(parts.settings.connect_timeout_s)
         except (OSError, TimeoutError, ValueError):
             raise UpstreamFailed(f"The service {entry.name} could not be reached.") from None
+        if upstream.lost:
+            raise UpstreamFailed(f"The service {entry.name} could not be reached.")
         sink = _Collector(parts.loop, upstream)
         upstream.send(sink, replica.pool.request_head(path, from_root=from_root), [body])
         try:

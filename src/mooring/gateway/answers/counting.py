@@ -17,7 +17,7 @@ from mooring.gateway.streams.usage import Usage
 if TYPE_CHECKING:
     from mooring.gateway.parts import Parts
 
-_ABSENT = frozenset({404, 405, 501})
+_ABSENT = frozenset({404, 405})
 _TIMEOUT_S = 2.0  # the caller waits for the end of its answer
 
 
@@ -45,7 +45,10 @@ async def count_tokens(parts: Parts, ticket: Ticket, replica: Replica, said: str
         if error.status in _ABSENT:
             parts.lessons.learn(ticket.service.entry, [NO_TOKENIZER])
         return None
-    except (TimeoutError, msgspec.MsgspecError):
+    except TimeoutError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        parts.lessons.learn(ticket.service.entry, [NO_TOKENIZER])
         return None
     return Usage(prompt, completion)
 

@@ -52,6 +52,13 @@ class TranslatedRelay:
         """Return what the inner relay knows of the stream."""
         return getattr(self._inner, name)
 
+    @property
+    def failed(self) -> dict[str, Any] | None:
+        """What has ended the stream: what its service said, or that it can't be read."""
+        if self._inner.failed is not None or not self._translator.failed:
+            return self._inner.failed
+        return {"message": self._translator.failed}
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they came, return the events that may leave."""
         return self._translator.feed(self._inner.feed(data))

@@ -91,7 +91,10 @@ class TlsDoor:
                 taken = True  # the loop closes it from here on
                 tls = first == _HANDSHAKE
                 make = self._make if tls else PlainCaller
-                await self._loop.connect_accepted_socket(make, connection, ssl=self._context if tls else None)
+                limit_s = self._first_byte_s if tls else None
+                await self._loop.connect_accepted_socket(
+                    make, connection, ssl=self._context if tls else None, ssl_handshake_timeout=limit_s
+                )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is one: another protocol version, a stranger
             _log.debug("a connection was given up: %s", error)
         finally:

@@ -118,7 +118,7 @@ class NormalisingRelay(EventRelay):
             cut = self._cutter.left and not self._done
             self.broken = self._unreadable or cut or not (self._done or (self._seen and (clean or self.finished)))
             if not self.broken:
-                self._learn()
+                self._learn(sure=bool(clean or self._done))
         return b"".join(out)
 
     def tail(self, usage: Usage | None, *, estimated: bool) -> bytes:
@@ -131,13 +131,15 @@ class NormalisingRelay(EventRelay):
         self._usage_due = False
         return self._usage_chunk(usage, estimated=estimated) + _DONE_EVENT
 
-    def _learn(self) -> None:
-        if not self._done:
+    def _learn(self, *, sure: bool) -> None:
+        """Note what this stream lacked; of one that was cut off it is not `sure` what would still have come."""
+        if sure and not self._done:
             self._note(NO_DONE)
         if self._cutter.odd:
             self._note(FRAMING)
         if self.usage is None:
-            self._note(USAGE_ABSENT)
+            if sure:
+                self._note(USAGE_ABSENT)
             if self._texts is not None:
                 self.said = whole_text(self._texts)
 

@@ -13,6 +13,7 @@ from mooring.gateway.streams.repairs import Shape, error_of, mend_answer, usage_
 from mooring.gateway.streams.sse import split_events
 from mooring.gateway.streams.usage import Usage
 
+_PIECE = 50_000  # characters
 _THOUGHTS = ("reasoning", "reasoning_content")
 
 
@@ -171,20 +172,40 @@ def _pieces(choice: Members, shape: Shape) -> list[Members]:
     over: Members = {"finish_reason": choice["finish_reason"]}
     logprobs: Members = {"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}
     if shape.operation == "completion":
-        return [{"text": choice["text"], **logprobs, **over}]
+        *before, last = _cut(choice["text"])
+        return [*({"text": text, "finish_reason": None} for text in before), {"text": last, **logprobs, **over}]
     message: Members = dict(choice["message"])
     content = message.pop("content", None)
     calls: list[Members] = message.pop("tool_calls", None) or []
     thoughts = {name: message.pop(name) for name in _THOUGHTS if message.get(name)}
     pieces: list[Members] = [{"delta": {"role": "assistant", **message, "content": ""}, "finish_reason": None}]
-    if thoughts:
-        pieces.append({"delta": thoughts, "finish_reason": None})
-    if content:
-        pieces.append({"delta": {"content": content}, **logprobs, "finish_reason": None})
-    if calls:
-        numbered = [{"index": place, **call} for place, call in enumerate(calls)]
-        pieces.append({"delta": {"tool_calls": numbered}, "finish_reason": None})
+    thought = next((said for said in thoughts.values() if isinstance(said, str)), "")
+    for said in _cut(thought):
+        if said:
+            pieces.append({"delta": dict.fromkeys(thoughts, said), "finish_reason": None})
+    for said in _cut(content) if isinstance(content, str) else ():
+        if said:
+            pieces.append({"delta": {"content": said}, **logprobs, "finish_reason": None})
+            logprobs = {}
+    for place, call in enumerate(calls):
+        pieces += [{"delta": {"tool_calls": [part]}, "finish_reason": None} for part in _cut_call(place, call)]
     return [*pieces, {"delta": {}, **over}]
+
+
+def _cut(text: str) -> list[str]:
+    """Return a text in pieces of which each fits into an event."""
+    return [text[at : at + _PIECE] for at in range(0, len(text), _PIECE)] or [""]
+
+
+def _cut_call(place: int, call: Members) -> list[Members]:
+    """Return a tool call as the parts in which a stream tells it."""
+    function = cast("Members", call["function"]) if isinstance(call.get("function"), dict) else {}
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        return [{"index": place, **call}]
+    first, *rest = _cut(arguments)
+    begun: Members = {"index": place, **call, "function": {**function, "arguments": first}}
+    return [begun, *({"index": place, "function": {"arguments": more}} for more in rest)]
 
 
 class Joiner:

@@ -30,6 +30,7 @@ class ChatStream:
         self._usage: Counted | None = None
         self._begun = False
         self._over = False
+        self.failed = ""  # why the stream can't be said any further
 
     def feed(self, data: bytes) -> bytes:
         """Take whole events, return those of the caller's API. Comments pass; `[DONE]` is the end."""
@@ -53,6 +54,7 @@ class ChatStream:
         if self._over:
             return b""
         self._over = True
+        self.failed = message
         return self._fail(kind, message, code)
 
     def _event(self, event: bytes) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 from mooring.core.errors import UpstreamFailed
 from mooring.gateway.translate.conversation import Conversation, joined, refuse_part
 from mooring.gateway.translate.messages_stream import Translator, content_of, ending_of, envelope, usage_of
-from mooring.gateway.translate.reading import Members, Node, Request, as_json, shown, want_stream, written
+from mooring.gateway.translate.reading import Members, Node, Request, as_json, check_stream, shown, written
 from mooring.gateway.translate.said import read_answer
 
 __all__ = ["Translator", "count_answer", "count_body", "from_chat", "to_chat"]
@@ -58,7 +58,8 @@ def to_chat(body: bytes) -> bytes:
     """
     request = Request(body)
     told: Members = {"messages": _messages(request), "max_tokens": request.take("max_tokens").count()}
-    told |= want_stream(request) | _tools(request) | _thinking(request) | _output(request)
+    check_stream(request)
+    told |= _tools(request) | _thinking(request) | _output(request)
     stop = [entry.text() for entry in _entries(request.take("stop_sequences"))]
     if stop:
         told["stop"] = stop

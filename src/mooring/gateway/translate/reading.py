@@ -185,11 +185,11 @@ def shown(text: str) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
-def want_stream(request: Request) -> Members:
-    """Return the members that make a chat report its usage at the end of its stream, if a stream is asked for.
+def check_stream(request: Request) -> None:
+    """Leave out `stream_options`: that a chat's stream tells its usage is asked for where it is sent.
 
     Raises:
         Invalid: `stream` is neither true nor false.
     """
     request.drop(frozenset({"stream_options"}))
-    return {"stream_options": {"include_usage": True}} if request.look("stream").flag() else {}
+    request.look("stream").flag()

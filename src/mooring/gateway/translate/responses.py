@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mooring.gateway.translate.conversation import Conversation, joined
-from mooring.gateway.translate.reading import Members, Node, Request, shown, want_stream
+from mooring.gateway.translate.reading import Members, Node, Request, check_stream, shown
 from mooring.gateway.translate.responses_stream import Translator, ending_of, envelope
 from mooring.gateway.translate.said import read_answer
 
@@ -59,7 +59,8 @@ def to_chat(body: bytes) -> bytes:
     request = Request(body)
     _refuse_kept(request)
     told: Members = {"messages": _messages(request)}
-    told |= want_stream(request) | _tools(request) | _format(request.take("text")) | _sampling(request)
+    check_stream(request)
+    told |= _tools(request) | _format(request.take("text")) | _sampling(request)
     _check_kept_for_answer(request)
     request.drop(_LEFT_OUT)
     return request.with_members(told)

@@ -159,3 +159,61 @@ async def test_an_error_that_calls_itself_a_success_is_an_error(client, upstream
     answer = await client.ask(CHAT)
     assert (answer.status, answer.error["code"]) == (429, "upstream_rate_limited")
     assert gateway.records()[0].ended == "error"
+
+
+async def test_a_whole_answer_without_usage_gets_one_that_is_counted_or_marked(client, upstream, gateway):
+    async def script(received, line):
+        if received.path == "/tokenize":
+            await line.send(json_response({"count": 4}))
+        else:
+            told = chat_answer("abcdef")
+            del told["usage"]
+            await line.send(json_response(told))
+
+    upstream.script = script
+    first, second = [(await client.ask(CHAT)).json["usage"] for _ in range(2)]
+    assert (first["completion_tokens"], first["estimated"]) == (2, True)
+    assert second == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
+    assert [(record.completion_tokens, record.estimated) for record in gateway.records()] == [(2, True), (4, False)]
+
+
+async def test_one_bad_request_teaches_nothing_about_stream_options(client, upstream, gateway):
+    async def script(received, line):
+        quoted = {"detail": [{"msg": "bad messages", "input": received.json}]}  # as FastAPI quotes what it refuses
+        await line.send(json_response(quoted, 422))
+
+    upstream.script = script
+    assert (await client.ask(STREAM)).status == 422
+    assert gateway.parts.lessons.of(gateway.parts.table.services["svc-1"].entry) == frozenset()
+
+
+async def test_a_stream_that_is_cut_off_behind_its_text_teaches_nothing(client, upstream, gateway):
+    over = delta("").replace(b'"finish_reason": null', b'"finish_reason": "stop"')
+
+    async def script(received, line):
+        await line.send(STREAM_HEAD + chunk(delta("a")) + chunk(over))
+        line.writer.close()
+
+    upstream.script = script
+    assert text_of(events(await client.ask(STREAM))) == "a"
+    assert gateway.parts.lessons.of(gateway.parts.table.services["svc-1"].entry) == frozenset()
+    assert gateway.records()[0].ended == "complete"
+
+
+async def test_a_tokenizer_that_answers_nonsense_harms_nobody(client, upstream, gateway):
+    async def script(received, line):
+        if received.path == "/tokenize":
+            await line.send(json_response(b'{"count":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+        else:
+            await saying(STREAM_HEAD, delta("abc"), b"data: [DONE]\n\n")(received, line)
+
+    upstream.script = script
+    for _ in range(3):
+        assert events(await client.ask(ASKING))[-1]["usage"]["estimated"]
+    assert [received.path for received in upstream.received].count("/tokenize") == 1
+
+
+async def test_json_that_comes_slowly_for_a_stream_is_looked_at_once(client, upstream):
+    body = json.dumps(chat_answer("x" * 3_000_000)).encode()
+    upstream.script = saying(LINES_HEAD, *(body[at : at + 30_000] for at in range(0, len(body), 30_000)))
+    assert len(text_of(events(await client.ask(STREAM)))) == 3_000_000

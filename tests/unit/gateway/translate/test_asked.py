@@ -46,7 +46,7 @@ MESSAGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         said_in_messages(system=[text("a"), text("b")], stream=True, stream_options={"x": 1}),
         {
             "stream": True,
-            "stream_options": {"include_usage": True},
+            "stream_options": None,
             "messages": [{"role": "system", "content": "a\nb"}, *HI],
         },
     ),
@@ -204,7 +204,7 @@ RESPONSES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
                 RESULT,
                 {"role": "assistant", "content": "", "reasoning_content": "so"},
             ],
-            "stream_options": {"include_usage": True},
+            "stream_options": None,
         },
     ),
     (
