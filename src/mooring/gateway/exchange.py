@@ -47,7 +47,7 @@ from mooring.gateway.dialects.operations import METERED, TRANSLATED, UPSTREAM_PA
 from mooring.gateway.outgoing import ask_without_usage
 from mooring.gateway.quirks import Steps
 from mooring.gateway.routing import Replica, Service, choose_replica, not_ready
-from mooring.gateway.streams.whole import begins_stream
+from mooring.gateway.streams.whole import begins_stream, healthy_usage
 from mooring.gateway.upstream import UpstreamConnection
 from mooring.gateway.usage.slots import SlotHead
 
@@ -266,6 +266,13 @@ class Exchange(Answering):
             self._to(STREAMING)
             self._stream_on(upstream)
             return
+        if entry.external and not (upstream.encoded or ticket.stream or ticket.checked or ticket.translation):
+            usage = healthy_usage(ticket.operation, body)
+            if usage is not None:  # the usual answer: no call more than needed
+                self._settle("complete", 200, usage, 0)
+                self._client.answer(200, body)
+                self._finish()
+                return
         shape = shape_of(ticket, self.request_id, self._started_at)
         whole = None if upstream.encoded else read_whole(ticket, body, upstream.content_type, shape)
         if whole is None:

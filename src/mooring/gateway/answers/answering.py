@@ -143,10 +143,12 @@ class Answering:
             self._stream_failed(relay, out)
         elif upstream.complete:
             self._stream_over(relay, out, clean=not upstream.unframed)
-        else:
-            if out:
-                self._parts.journal.progress(self._slot, relay.events)
+        elif self._head_due:
+            self._parts.journal.progress(self._slot, relay.events)
             self._pass(out, False)
+        elif out:  # for every token: no call more than needed
+            self._parts.journal.progress(self._slot, relay.events)
+            self._client.stream(out, False)
 
     def _begin_relay(self) -> Relay:
         ticket = self._ticket

@@ -73,6 +73,17 @@ class Whole(NamedTuple):
     failed: Members | None = None
 
 
+def healthy_usage(operation: str, body: bytes) -> Usage | None:
+    """Return the usage of an answer that is what OpenAI's schema says, None when it must be looked at."""
+    decode = _HEALTHY.get(operation)
+    if decode is None:
+        return None
+    try:
+        return decode(body).usage
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def read_answer(body: bytes, shape: Shape) -> Whole | None:
     """Return a service's answer as OpenAI's schema has it, None when it is no JSON object.
 
