@@ -18,6 +18,8 @@ NO_TOKENIZER = "no_tokenizer"
 USAGE_REFUSED = "stream_options_refused"
 WHOLE_FOR_STREAM = "json_for_stream"
 STREAM_FOR_WHOLE = "stream_for_json"
+RESPONSES_TRANSLATED = "responses_translated"
+MESSAGES_TRANSLATED = "messages_translated"
 
 REPAIRS: dict[str, str] = {
     BARE_JSON: "Its streams are bare JSON lines; they leave as server-sent events.",
@@ -33,4 +35,6 @@ REPAIRS: dict[str, str] = {
     USAGE_REFUSED: "It refuses stream_options; streams are asked for without.",
     WHOLE_FOR_STREAM: "It answers with one JSON object where a stream is asked for; it leaves as a stream.",
     STREAM_FOR_WHOLE: "It streams where one JSON object is asked for; it leaves as one.",
+    RESPONSES_TRANSLATED: "It has no /v1/responses; such calls are translated to chat completions.",
+    MESSAGES_TRANSLATED: "It has no /v1/messages; such calls are translated to chat completions.",
 }

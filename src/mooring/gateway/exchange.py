@@ -43,8 +43,8 @@ from mooring.gateway.answers.relay import (
     shape_of,
     upstream_error,
 )
-from mooring.gateway.dialects.operations import METERED, TRANSLATED, UPSTREAM_PATHS
-from mooring.gateway.outgoing import ask_without_usage
+from mooring.gateway.dialects.operations import METERED, STREAMED, TRANSLATED, UPSTREAM_PATHS
+from mooring.gateway.outgoing import API_REPAIRS, ask_without_usage, translate
 from mooring.gateway.quirks import Steps
 from mooring.gateway.routing import Replica, Service, choose_replica, not_ready
 from mooring.gateway.streams.whole import begins_stream, healthy_usage
@@ -213,8 +213,8 @@ class Exchange(Answering):
             ticket = self._ticket
             if upstream.status == 200:
                 ticket.body = []
-                if self._without_usage:
-                    self._parts.lessons.learn(ticket.service.entry, [USAGE_REFUSED])
+                if self._tried_otherwise:
+                    self._parts.lessons.learn(ticket.service.entry, [self._tried_otherwise])
                 if ticket.stream and not upstream.encoded and is_event_stream(upstream.content_type):
                     self._to(STREAMING)
                     self._stream_on(upstream)
@@ -290,6 +290,9 @@ class Exchange(Answering):
         if status in (400, 422) and self._asked_for_usage() and names_stream_options(body):
             self._ask_without_usage(upstream)
             return
+        if status in (404, 405, 501) and self._ticket.operation in TRANSLATED:
+            self._say_as_chat(upstream)
+            return
         error = upstream_error(status, body, entry, upstream.retry_after)
         if (
             entry.external
@@ -312,12 +315,28 @@ class Exchange(Answering):
         """Whether our own question for usage was added to a stream's request."""
         ticket = self._ticket
         ours = not ticket.wants_usage or ticket.translation is not None
-        return bool(ticket.stream and ticket.asked and ours) and USAGE_REFUSED not in ticket.known
+        added = ticket.stream and ticket.operation in STREAMED and USAGE_REFUSED not in ticket.known
+        return bool(added and ticket.asked and ours)
 
     def _ask_without_usage(self, upstream: UpstreamConnection) -> None:
         """The service does not take what we added: ask once more without. Nothing was sent to the caller yet."""
         ask_without_usage(self._ticket)
-        self._without_usage = True  # learnt when the answer is better
+        self._ask_again(upstream, USAGE_REFUSED)
+
+    def _say_as_chat(self, upstream: UpstreamConnection) -> None:
+        """The service may not have the path of the caller's API: say the same as a chat."""
+        ticket = self._ticket
+        repair = API_REPAIRS[ticket.operation]
+        try:
+            translate(ticket, ticket.asked)
+        except MooringError as error:
+            self._refuse(error)
+            return
+        self._ask_again(upstream, repair)
+
+    def _ask_again(self, upstream: UpstreamConnection, repair: str) -> None:
+        """Send the request in its other form; that the service needs this is learnt when it takes it."""
+        self._tried_otherwise = repair
         self._upstream, self._whole, self._size = None, None, 0
         upstream.release()
         self._give_back_replica()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mooring.core.errors import Invalid, InvalidJson
-from mooring.core.repairs import USAGE_ABSENT, USAGE_REFUSED
+from mooring.core.repairs import MESSAGES_TRANSLATED, RESPONSES_TRANSLATED, USAGE_ABSENT, USAGE_REFUSED
 from mooring.gateway.dialects.operations import STREAMED, TRANSLATED
 from mooring.gateway.http1.body import Edit, add_member, find_value, replace_value, splice
 from mooring.gateway.translate import TRANSLATIONS, messages
@@ -19,6 +19,12 @@ from mooring.gateway.translate import TRANSLATIONS, messages
 if TYPE_CHECKING:
     from mooring.gateway.admission import Ticket
 
+# What a service is learnt to need that has no such path.
+API_REPAIRS = {
+    "responses": RESPONSES_TRANSLATED,
+    "messages": MESSAGES_TRANSLATED,
+    "count_tokens": MESSAGES_TRANSLATED,
+}
 _NO_RAW = msgspec.Raw()
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true}'
 _EMPTY = re.compile(rb"\s*\{\s*\}")
@@ -57,24 +63,33 @@ def prepare(ticket: Ticket, body: bytes, read: Body) -> None:
         Invalid, InvalidJson: a member can't be read; also what this service's engine can't do.
     """
     operation, service = ticket.operation, ticket.service
-    if operation in TRANSLATED:
-        _translate(ticket, body)
+    if operation in TRANSLATED and not _spoken(ticket):
+        translate(ticket, body)
         return
     edits: list[Edit] = []
-    if operation in STREAMED and _flag(read.stream, "stream"):
+    if (operation in STREAMED or operation in TRANSLATED) and _flag(read.stream, "stream"):
         ticket.stream = True
-        if USAGE_REFUSED not in ticket.known:
+        if operation in STREAMED and USAGE_REFUSED not in ticket.known:
             ticket.wants_usage = _include_usage(body, read.stream_options, edits)
         if ticket.translation is not None:
             ticket.wants_usage = True  # their last event always tells it
-    if service.entry.external and (ticket.stream or USAGE_ABSENT in ticket.known):
+    if service.entry.external and (ticket.stream or operation in TRANSLATED or USAGE_ABSENT in ticket.known):
         ticket.asked = body  # it may have to be said otherwise, or its tokens counted
     quirks = service.quirks
     served = service.served_model_json if quirks is None else quirks.fit(ticket, body, edits)
     ticket.body = _with_model(body, bytes(read.model), served, edits)
 
 
-def _translate(ticket: Ticket, body: bytes) -> None:
+def _spoken(ticket: Ticket) -> bool:
+    """Return whether a call in another API goes on as it is. What runs elsewhere is asked, until it has said no.
+
+    The engines that we deploy are not: llama.cpp's own leave out what the SDKs need, vLLM's take no cache_salt. Texts
+    that are moderated are read in one shape only.
+    """
+    return ticket.service.entry.external and not ticket.checked and API_REPAIRS[ticket.operation] not in ticket.known
+
+
+def translate(ticket: Ticket, body: bytes) -> None:
     """Say the request as a chat, or as a text whose tokens are counted.
 
     Raises:

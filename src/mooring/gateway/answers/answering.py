@@ -26,6 +26,7 @@ from mooring.gateway.answers.relay import (
     event_relay,
     said_in_its_api,
 )
+from mooring.gateway.dialects.operations import STREAMED
 from mooring.gateway.routing import Replica
 from mooring.gateway.streams.repairs import Shape
 from mooring.gateway.streams.usage import Usage, bounded
@@ -94,7 +95,7 @@ class Answering:
     _call: asyncio.Task[None] | None = None
     _error: MooringError | None = None
     _head_due = False  # a stream's head has not left yet
-    _without_usage = False  # asked once more without our include_usage
+    _tried_otherwise = ""  # the repair with which it was asked once more
     _untold = False  # the answer tells no usage
     _judged = False  # whether it is a stream after all
     _answer = b""  # a whole answer whose tokens are counted
@@ -212,7 +213,7 @@ class Answering:
 
     def _answer_whole(self, whole: Whole, shape: Shape) -> None:
         ticket = self._ticket
-        if ticket.stream and ticket.service.quirks is None:
+        if ticket.stream and ticket.service.quirks is None and ticket.operation in STREAMED:
             self._stream_whole(whole, shape)
             return
         if whole.found:

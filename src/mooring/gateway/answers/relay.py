@@ -18,7 +18,7 @@ from mooring.core.snapshot import ServiceEntry
 from mooring.gateway.admission import Ticket
 from mooring.gateway.answers.moderation import Checker, ModeratedRelay
 from mooring.gateway.dialects.messages import kind_of
-from mooring.gateway.dialects.operations import STREAMED
+from mooring.gateway.dialects.operations import STREAMED, TRANSLATED
 from mooring.gateway.quirks import quirks_of
 from mooring.gateway.streams.normalise import NormalisingRelay
 from mooring.gateway.streams.repairs import Shape
@@ -26,12 +26,15 @@ from mooring.gateway.streams.sse import EventRelay
 from mooring.gateway.streams.usage import Usage, usage_of
 from mooring.gateway.streams.whole import Joiner, Whole, begins_stream, read_answer
 from mooring.gateway.translate import Translation, messages
+from mooring.gateway.translate.native import NativeRelay, usage_in
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def event_relay(ticket: Ticket, request_id: str, started_at: float, checker: Checker | None) -> Relay:
     """Return the relay for one streamed answer."""
+    if ticket.operation in TRANSLATED:
+        return NativeRelay()
     quirks = ticket.service.quirks
     relay = NormalisingRelay(shape_of(ticket, request_id, started_at)) if quirks is None else quirks.event_relay(ticket)
     if ticket.checked and checker is not None:
@@ -89,7 +92,7 @@ def said_in_its_api(ticket: Ticket, body: bytes, request_id: str) -> bytes:
     Raises:
         UpstreamFailed: it can't be read.
     """
-    if ticket.route.operation == "count_tokens":
+    if ticket.route.operation == "count_tokens" and ticket.operation == "tokenize":
         return messages.count_answer(body)
     return body if ticket.translation is None else ticket.translation.from_chat(body, ticket.original, request_id)
 
@@ -118,6 +121,8 @@ def read_whole(ticket: Ticket, body: bytes, content_type: bytes, shape: Shape) -
 
     For a caller who asked for a stream the body holds its events; else it is JSON.
     """
+    if ticket.operation in TRANSLATED:
+        return Whole(body, usage_in(body)) if _is_json(body) else None
     if ticket.service.quirks is not None or ticket.operation not in STREAMED:
         return Whole(whole_answer(ticket, body), usage_of(body)) if _is_json(body) else None
     whole = read_answer(body, shape)

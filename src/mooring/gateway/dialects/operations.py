@@ -27,6 +27,9 @@ UPSTREAM_PATHS: dict[str, tuple[bytes, bool]] = {
     "embedding": (b"/embeddings", False),
     "rerank": (b"/rerank", False),
     "score": (b"/score", False),
+    "responses": (b"/responses", False),
+    "messages": (b"/messages", False),
+    "count_tokens": (b"/messages/count_tokens", False),
     "tokenize": (b"/tokenize", True),
     "detokenize": (b"/detokenize", True),
 }

@@ -19,8 +19,15 @@ ASKED: dict[str, dict[str, Any]] = {
 USAGE = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"up","choices":[],"usage":%b}\n\n'
 TOLD = USAGE % b'{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}'
 OVER = delta("").replace(b'"finish_reason": null', b'"finish_reason": "stop"')
+NEEDED = ("responses_translated", "messages_translated")
 DONE = b"data: [DONE]\n\n"
 LAST = {"messages": "message_stop", "responses": "response.completed"}
+
+
+@pytest.fixture(autouse=True)
+def chats_only(gateway, upstream):
+    """The service is known to have neither API."""
+    gateway.rows(service_row(upstream.address, repairs=NEEDED))
 
 
 def streaming(*pieces: bytes):
