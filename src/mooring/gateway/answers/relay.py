@@ -132,7 +132,7 @@ def read_whole(ticket: Ticket, body: bytes, content_type: bytes, shape: Shape) -
         joined = Joiner(shape).join(body)
         if joined is not None:
             return joined
-    return Whole(body, usage_of(body)) if _is_json(body) else None
+    return Whole(body, usage_of(body)) if body.lstrip()[:1] == b"{" and _is_json(body) else None
 
 
 def _is_json(body: bytes) -> bool:

@@ -6,6 +6,7 @@ nothing named means nothing changed.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -60,7 +61,10 @@ def mend_envelope(answer: Members, shape: Shape, last: Members | None = None, *,
     if answer.get("object") != kind:
         answer["object"], changed = kind, True
     if not isinstance(created, int) or isinstance(created, bool):
-        answer["created"], changed = int(created) if isinstance(created, float) else shape.created, True
+        answer["created"], changed = (
+            int(created) if isinstance(created, float) and math.isfinite(created) else shape.created,
+            True,
+        )
     if not isinstance(answer.get("model"), str) or not answer["model"]:
         answer["model"], changed = shape.model, True
     return changed

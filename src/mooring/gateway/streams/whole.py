@@ -73,13 +73,21 @@ class Whole(NamedTuple):
     failed: Members | None = None
 
 
+def _check_text(body: bytes) -> None:
+    """Members that nobody reads are not decoded: look at their text. Raises UnicodeDecodeError."""
+    if not body.isascii():
+        body.decode()
+
+
 def healthy_usage(operation: str, body: bytes) -> Usage | None:
     """Return the usage of an answer that is what OpenAI's schema says, None when it must be looked at."""
     decode = _HEALTHY.get(operation)
     if decode is None:
         return None
     try:
-        return decode(body).usage
+        usage = decode(body).usage
+        _check_text(body)
+        return usage
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -90,7 +98,9 @@ def read_answer(body: bytes, shape: Shape) -> Whole | None:
     A healthy one is the same bytes.
     """
     try:
-        return Whole(body, _HEALTHY[shape.operation](body).usage)
+        usage = _HEALTHY[shape.operation](body).usage
+        _check_text(body)
+        return Whole(body, usage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _mended(body, shape)
 

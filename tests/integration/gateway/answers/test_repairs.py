@@ -140,7 +140,7 @@ async def test_an_error_in_a_stream_is_its_end(client, upstream, gateway, said, 
     assert (record.ended, record.status) == ("error", 200)
 
 
-@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"", b"{broken", b"[1,2"])
+@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"", b"{broken", b"[1,2", b"[]"])
 async def test_an_answer_that_is_no_json_is_a_clear_502(client, upstream, body):
     async def script(received, line):
         await line.send(json_response(body))
@@ -217,3 +217,16 @@ async def test_json_that_comes_slowly_for_a_stream_is_looked_at_once(client, ups
     body = json.dumps(chat_answer("x" * 3_000_000)).encode()
     upstream.script = saying(LINES_HEAD, *(body[at : at + 30_000] for at in range(0, len(body), 30_000)))
     assert len(text_of(events(await client.ask(STREAM)))) == 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("put", "instead"), [(b'"created": 1', b'"created": 1e999'), (b'"hi"', b'"h\xff"'), (b'"up"', b'"u\xfe"')]
+)
+async def test_numbers_and_text_that_are_none_are_made_good(client, upstream, put, instead):
+    async def script(received, line):
+        await line.send(json_response(json.dumps(chat_answer()).encode().replace(put, instead)))
+
+    upstream.script = script
+    answer = await client.ask(CHAT)
+    assert (answer.status, answer.json["choices"][0]["finish_reason"]) == (200, "stop")
+    assert text_of(events(await client.ask(STREAM))).startswith("h")
