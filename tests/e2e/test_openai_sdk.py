@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e import aside
 from tests.e2e.running import Platform, python_environment, until
 from tests.integration.test_demo_model import SHOWN
 
@@ -20,23 +19,6 @@ CALLER = Path(__file__).with_name("sdk_caller.py")
 OLD_SDK = ("openai==1.40.0", "httpx<0.28")
 ANSWER = "9.8 is greater than 9.11."
 THOUGHT = "Integer parts are both 9. Pad the decimals to 11 and 80: 80 > 11. So 9.8 > 9.11."
-
-
-def install_old_sdk(folder: Path) -> str:
-    """Install the old SDK into `folder` once; return "" or why that was not possible."""
-    if (folder / "openai").is_dir():
-        return ""
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}")
-    options = ["--quiet", "--only-binary", ":all:", "--target", str(draft)]
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--timeout", "15", "--retries", "1"]
-    uv = shutil.which("uv")
-    installer = [uv, "pip", "install", "--python", sys.executable] if uv else pip
-    done = subprocess.run([*installer, *options, *OLD_SDK], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        shutil.rmtree(draft, ignore_errors=True)
-        return f"{OLD_SDK[0]} could not be installed: {(done.stderr.strip() or 'no output').splitlines()[-1]}"
-    draft.rename(folder)
-    return ""
 
 
 @pytest.fixture(scope="module", params=["newest", "1.40"])
@@ -49,9 +31,8 @@ def sdk(
     """Return what every call came to, made with one version of the SDK."""
     environment = python_environment()
     if request.param != "newest":
-        cache = getattr(request.config, "cache", None)
-        folder = (cache.mkdir("mooring-old-openai") if cache else tmp_path_factory.mktemp("old")) / "1.40.0"
-        if lack := install_old_sdk(folder):
+        folder = aside.folder_for(request.config, tmp_path_factory.getbasetemp(), *OLD_SDK)
+        if lack := aside.install(folder, *OLD_SDK):
             lacks("old-openai-sdk", lack)
         environment["PYTHONPATH"] = str(folder)
     done = subprocess.run(
